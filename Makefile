@@ -1,0 +1,74 @@
+# The commands of this project. `make` or `make help` lists them.
+#
+# Cargo's output and the one RocksDB build live outside the checkout; scripts/env.sh
+# says where, and keeps the values of ACCORD_CACHE, CARGO_TARGET_DIR and ROCKSDB_LIB_DIR that you set.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Every recipe that calls cargo starts with this, so that all of them agree.
+WITH_ENV := . scripts/env.sh;
+
+# Cargo.lock decides what is built; CI must not change it unseen.
+LOCKED := $(if $(CI),--locked)
+
+ARGS ?=
+
+.PHONY: help
+help: ## List the targets and variables
+	@echo "Accord: make TARGET [VARIABLE=value]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Variables, also from the environment:"
+	@echo "  ARGS              more arguments: of accord dev (run), or of cargo test (test)"
+	@echo "  ACCORD_CACHE      builds kept outside the checkout [~/.cache/accord]"
+	@echo "  CARGO_TARGET_DIR  what cargo builds [\$$ACCORD_CACHE/target]"
+	@echo "  ROCKSDB_LIB_DIR   a librocksdb.a to link [built once under \$$ACCORD_CACHE/rocksdb]"
+	@echo "  ACCORD_NO_INSTALL=1  never install missing system packages, only name them"
+
+.PHONY: run
+run: setup ## Build in release and start a local three-node cluster (accord dev)
+	@$(WITH_ENV) cargo build --release $(LOCKED) --bin accord
+	@$(WITH_ENV) exec "$$CARGO_TARGET_DIR/release/accord" dev $(ARGS)
+
+.PHONY: test
+test: setup ## Run every test: units, properties, documentation, architecture, real clusters
+	@$(WITH_ENV) cargo test --workspace $(LOCKED) $(ARGS)
+
+.PHONY: check
+check: setup ## Format, lints, documentation, dependencies; changes nothing
+	@$(WITH_ENV) cargo fmt --all --check
+	@$(WITH_ENV) cargo clippy --workspace --all-targets --locked -- --deny warnings
+	@$(WITH_ENV) RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items --locked
+	@if cargo deny --version >/dev/null 2>&1; then \
+		cargo deny --locked check; \
+	else \
+		echo "check: cargo-deny is not installed, so deny.toml was not checked (cargo install cargo-deny)"; \
+	fi
+	@if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh .ci/run; fi
+
+.PHONY: fix
+fix: setup ## Format the code and apply what clippy can mend by itself
+	@$(WITH_ENV) cargo clippy --fix --allow-dirty --allow-staged --workspace --all-targets
+	@$(WITH_ENV) cargo fmt --all
+
+.PHONY: bench
+bench: setup ## Build what is measured, and say how
+	@$(WITH_ENV) cargo build --release $(LOCKED) --bin accord
+	@$(WITH_ENV) echo "bench: built $$CARGO_TARGET_DIR/release/accord; docs/benchmarks.md has the cases, the commands and the last results."
+
+.PHONY: env
+env: ## Print where builds are kept, as lines that a shell can evaluate
+	@scripts/env.sh
+
+.PHONY: setup
+setup: ## Install what the build needs, if missing, and build RocksDB once
+	@scripts/setup.sh
+	@scripts/rocksdb.sh
+
+.PHONY: clean
+clean: ## Delete the builds of our own crates (not of dependencies, not RocksDB)
+	@$(WITH_ENV) cargo clean --package accord --package accord-raft --package accord-storage --package accord-jepsen

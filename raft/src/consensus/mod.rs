@@ -1,0 +1,26 @@
+//! The adapter to openraft: the only folder of the product that names it.
+//!
+//! Everything else in this crate speaks of groups, batches and outcomes; this folder turns those
+//! into openraft's log store, state machine and network, and keeps the pinned alpha's moving API
+//! from leaking.
+
+mod log_store;
+mod network;
+mod raft;
+mod snapshot;
+mod state_machine;
+mod types;
+pub(crate) mod wire;
+
+#[cfg(test)]
+mod suite;
+
+pub(crate) use raft::Consensus;
+pub(crate) use raft::ConsensusOptions;
+pub(crate) use raft::LeaderChanges;
+pub(crate) use raft::Proposal;
+pub(crate) use raft::ProposeError;
+pub(crate) use state_machine::Commits;
+
+/// An append request of a leader, opaque outside this folder.
+pub(crate) type AppendRequest = openraft::raft::AppendEntriesRequest<types::TypeConfig>;

@@ -1,0 +1,386 @@
+//! One group's Raft replica, behind our own types.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use accord_storage as storage;
+use bytes::Bytes;
+use openraft::Config;
+use openraft::Raft;
+use openraft::ReadPolicy;
+use openraft::SnapshotPolicy;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::ClientWriteError;
+use openraft::raft::AppendEntriesRequest;
+use openraft::raft::ClientWriteResult;
+use openraft::raft::TransferLeaderRequest;
+use tokio::sync::watch;
+
+use super::log_store::LogStore;
+use super::log_store::completion;
+use super::network::Network;
+use super::snapshot::SnapshotData;
+use super::state_machine::Applier;
+use super::state_machine::Commits;
+use super::state_machine::Progress;
+use super::types;
+use super::types::BatchBytes;
+use super::types::Callback;
+use super::types::TypeConfig;
+use super::wire;
+use crate::machine::Kind;
+use crate::machine::Outcome;
+use crate::transport::NodeId;
+use crate::transport::Peer;
+
+/// Messages queued for one group's Raft task: proposals are bounded by the lane and append requests
+/// by the leader's pipeline, so a queue this long is never full in a healthy group.
+const QUEUE_MAX: u64 = 4_096;
+/// Log entries in one append request; its bytes are bounded as well.
+const ENTRIES_PER_REQUEST_MAX: u64 = 300;
+
+/// How a replica behaves.
+#[derive(Clone, Debug)]
+pub(crate) struct ConsensusOptions {
+    pub(crate) node: NodeId,
+    pub(crate) election_timeout: Duration,
+    pub(crate) heartbeat: Duration,
+    pub(crate) snapshot_after_entries: u64,
+    pub(crate) snapshot_keep_entries: u64,
+}
+
+/// Who leads, as this replica knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LeaderView {
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) term: u64,
+}
+
+/// What a proposed batch came to: one list of outcomes for each part.
+pub(crate) type Proposal = Result<Vec<Vec<Outcome>>, ProposeError>;
+
+/// Why a batch was not applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProposeError {
+    /// Certainly not in the log: this replica does not lead.
+    NotLeader { leader: Option<NodeId> },
+    /// It may be in another leader's log, or not.
+    Unknown,
+}
+
+/// A running replica.
+pub(crate) struct Consensus {
+    raft: Raft<TypeConfig, Applier>,
+    group: storage::Group,
+    progress: watch::Receiver<Progress>,
+    computed_next: Arc<AtomicU64>,
+    incoming: Mutex<Option<IncomingSnapshot>>,
+}
+
+/// A snapshot on its way in. A newer one replaces it.
+struct IncomingSnapshot {
+    transfer: u64,
+    next: u64,
+    install: storage::Install,
+}
+
+impl Consensus {
+    /// Opens the replica. Leadership is never restored from the disk: a leader that crashed may have
+    /// had entries replicated that its own disk lost.
+    ///
+    /// # Errors
+    /// If the group's state cannot be read.
+    pub(crate) async fn open(
+        options: &ConsensusOptions,
+        kind: Kind,
+        group: storage::Group,
+        commits: Arc<dyn Commits>,
+        peer: impl Fn(NodeId) -> Option<Peer> + Send + Sync + 'static,
+    ) -> io::Result<Consensus> {
+        let config = config(options, group.id().0)?;
+        let applier = Applier::load(kind, group.clone(), commits)?;
+        let progress = applier.progress();
+        let computed_next = applier.computed_next();
+        let network = Network::new(group.id().0, peer);
+        let log = LogStore::new(group.clone());
+        let raft = Raft::new(options.node, Arc::new(config), network, log, applier)
+            .await
+            .map_err(io::Error::other)?;
+        Ok(Consensus {
+            raft,
+            group,
+            progress,
+            computed_next,
+            incoming: Mutex::new(None),
+        })
+    }
+
+    /// Writes the first membership into an empty replica. Every replica may do so by itself: the
+    /// entry is the same on all.
+    ///
+    /// # Errors
+    /// If the replica has stopped, or holds something already.
+    pub(crate) async fn initialize(&self, voters: &[NodeId]) -> io::Result<()> {
+        let voters: BTreeSet<NodeId> = voters.iter().copied().collect();
+        self.raft.initialize(voters).await.map_err(io::Error::other)
+    }
+
+    pub(crate) fn leader(&self) -> LeaderView {
+        leader_of(&self.raft.server_metrics().borrow_watched())
+    }
+
+    /// Resolves at the next change of what [`Consensus::leader`] may answer; false once stopped.
+    pub(crate) fn leader_changes(&self) -> LeaderChanges {
+        LeaderChanges(self.raft.server_metrics())
+    }
+
+    pub(crate) fn voters(&self) -> Vec<NodeId> {
+        self.raft.voter_ids().collect()
+    }
+
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    pub(crate) fn computed_next(&self) -> &AtomicU64 {
+        &self.computed_next
+    }
+
+    pub(crate) fn group(&self) -> &storage::Group {
+        &self.group
+    }
+
+    /// Enqueues a batch; `done` is called with what it came to, from whichever task knows it.
+    pub(crate) async fn propose(&self, batch: Bytes, done: impl FnOnce(Proposal) + Send + 'static) {
+        // The callback is dropped without a call if the replica stops; the guard answers then.
+        let guard = Answer(Some(Box::new(done)));
+        let responder = Callback::new(move |result: ClientWriteResult<TypeConfig>| guard.give(proposal(result)));
+        // A stopped replica drops the responder, which answers.
+        let _ = self.raft.client_write_ff(BatchBytes(batch), Some(responder)).await;
+    }
+
+    /// The index up to which a linearizable read must see the log, confirmed by a quorum after this
+    /// call began. `Err` names the leader if this replica knows of another.
+    pub(crate) async fn read_index(&self) -> Result<u64, ProposeError> {
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _)) => Ok(read.index()),
+            Err(_) => Err(ProposeError::NotLeader {
+                leader: self.leader().leader,
+            }),
+        }
+    }
+
+    /// Campaigns at once. With a dead leader the others' leases do not protect anyone, so this does
+    /// not ask for a pre-vote; the caller has made sure that a majority sees the leader dead.
+    pub(crate) async fn campaign(&self, pre_vote: bool) {
+        // A stopped replica needs no leader.
+        let _ = self.raft.trigger().elect(pre_vote).await;
+    }
+
+    pub(crate) async fn transfer_leader(&self, to: NodeId) {
+        let _ = self.raft.trigger().transfer_leader(to).await;
+    }
+
+    pub(crate) async fn stop(&self) {
+        // An error means that its task has ended already.
+        let _ = self.raft.shutdown().await;
+        self.group.drained().await;
+    }
+
+    /// # Errors
+    /// If the request is malformed or the replica has stopped.
+    pub(crate) async fn on_append(&self, request: AppendEntriesRequest<TypeConfig>) -> Result<Bytes, String> {
+        let answer = self.raft.append_entries(request).await.map_err(|error| error.to_string())?;
+        Ok(wire::encode_appended(&answer))
+    }
+
+    /// `leader_dead`: this node sees the process of the leader that it last knew dead, so that
+    /// leader's lease protects nobody.
+    ///
+    /// # Errors
+    /// If the request is malformed or the replica has stopped.
+    pub(crate) async fn on_vote(&self, body: &[u8], leader_dead: bool) -> Result<Bytes, String> {
+        let (_, mut request) = wire::decode_vote_request(body).map_err(|error| error.to_string())?;
+        request.leadership_transfer |= leader_dead;
+        let answer = self.raft.vote(request).await.map_err(|error| error.to_string())?;
+        Ok(wire::encode_vote_response(&answer))
+    }
+
+    /// # Errors
+    /// If the request is malformed or the replica has stopped.
+    pub(crate) async fn on_pre_vote(&self, body: &[u8]) -> Result<Bytes, String> {
+        let (_, request) = wire::decode_vote_request(body).map_err(|error| error.to_string())?;
+        let answer = self.raft.pre_vote(request).await.map_err(|error| error.to_string())?;
+        Ok(wire::encode_vote_response(&answer))
+    }
+
+    /// # Errors
+    /// If the request is malformed, or refused by Raft's rules.
+    pub(crate) async fn on_transfer_leader(&self, body: &[u8]) -> Result<Bytes, String> {
+        let wire: wire::Transfer = wire::decode(body).map_err(|error| error.to_string())?;
+        let request = TransferLeaderRequest::new(wire.from.into(), wire.to, wire.last.map(Into::into));
+        match self.raft.handle_transfer_leader(request).await {
+            Ok(Ok(())) => Ok(Bytes::new()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Gets ready for a snapshot and tells what is here already.
+    ///
+    /// # Errors
+    /// If the store cannot stage one.
+    pub(crate) fn on_snapshot_begin(&self) -> Result<Bytes, String> {
+        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        // The rows staged by an older transfer go before new ones are staged.
+        drop(incoming.take());
+        let install = self.group.install().map_err(|error| error.to_string())?;
+        let have = self.group.have().map_err(|error| error.to_string())?;
+        let transfer = rand::random();
+        *incoming = Some(IncomingSnapshot {
+            transfer,
+            next: 0,
+            install,
+        });
+        Ok(wire::encode(&wire::SnapshotHave {
+            transfer,
+            applied_index: have.applied_index,
+            index_after: have.index_after,
+        }))
+    }
+
+    /// # Errors
+    /// If the chunk is not the next of the transfer, or is malformed.
+    pub(crate) async fn on_snapshot_chunk(&self, body: Bytes) -> Result<Bytes, String> {
+        let (header, chunk): (wire::SnapshotChunk, Bytes) =
+            wire::decode_parts(body).map_err(|error| error.to_string())?;
+        let (done, written) = completion();
+        {
+            let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(current) = incoming.as_mut().filter(|current| current.transfer == header.transfer) else {
+                return Err("this snapshot's transfer was replaced by another".into());
+            };
+            if current.next != header.number {
+                return Err(format!("chunk {} came instead of {}", header.number, current.next));
+            }
+            current.install.chunk(&chunk, done);
+            current.next += 1;
+        }
+        written.wait().await.map_err(|error| error.to_string())?;
+        Ok(Bytes::new())
+    }
+
+    /// # Errors
+    /// If the transfer is incomplete, or the replica has stopped.
+    pub(crate) async fn on_snapshot_end(&self, body: &[u8]) -> Result<Bytes, String> {
+        let end: wire::SnapshotEnd = wire::decode(body).map_err(|error| error.to_string())?;
+        let staged = {
+            let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+            match incoming.take() {
+                Some(current) if current.transfer == end.transfer && current.next == end.chunks => current.install,
+                Some(other) => {
+                    *incoming = Some(other);
+                    return Err("this snapshot's transfer is not complete here".into());
+                }
+                None => return Err("this snapshot's transfer was not begun here".into()),
+            }
+        };
+        let meta = super::snapshot::meta(end.last.map(Into::into), &end.membership).map_err(|error| error.to_string())?;
+        let snapshot = openraft::type_config::alias::SnapshotOf::<TypeConfig, SnapshotData> {
+            meta,
+            snapshot: SnapshotData::Staged(staged),
+        };
+        let answer = self
+            .raft
+            .install_full_snapshot(end.vote.into(), snapshot)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(wire::encode(&wire::WireVote::from(&answer.vote)))
+    }
+}
+
+/// See [`Consensus::leader_changes`].
+pub(crate) struct LeaderChanges(openraft::type_config::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftServerMetrics<TypeConfig>>);
+
+impl LeaderChanges {
+    pub(crate) async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+
+    pub(crate) fn leader(&self) -> LeaderView {
+        leader_of(&self.0.borrow_watched())
+    }
+}
+
+fn leader_of(metrics: &openraft::metrics::RaftServerMetrics<TypeConfig>) -> LeaderView {
+    LeaderView {
+        leader: metrics.current_leader,
+        term: types::stored_vote(&metrics.vote).term,
+    }
+}
+
+/// Calls back exactly once: with a result, or with "unknown" when dropped.
+struct Answer(Option<Box<dyn FnOnce(Proposal) + Send>>);
+
+impl Answer {
+    fn give(mut self, proposal: Proposal) {
+        if let Some(done) = self.0.take() {
+            done(proposal);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done(Err(ProposeError::Unknown));
+        }
+    }
+}
+
+fn proposal(result: ClientWriteResult<TypeConfig>) -> Proposal {
+    match result {
+        Ok(response) => {
+            let reply = response.data;
+            Ok(reply
+                .parts
+                .iter()
+                .map(|part| reply.outcomes[part.slots.clone()].to_vec())
+                .collect())
+        }
+        // openraft gives this one only before the entry was appended.
+        Err(ClientWriteError::ForwardToLeader(forward)) => Err(ProposeError::NotLeader {
+            leader: forward.leader_id,
+        }),
+        Err(
+            ClientWriteError::LogEntryDiscarded(_)
+            | ClientWriteError::ChangeMembershipError(_)
+            | ClientWriteError::PreconditionFailed(_),
+        ) => Err(ProposeError::Unknown),
+    }
+}
+
+fn config(options: &ConsensusOptions, group: u64) -> io::Result<Config> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        cluster_name: format!("group {group}"),
+        heartbeat_interval: millis(options.heartbeat),
+        election_timeout_min: millis(options.election_timeout),
+        election_timeout_max: millis(options.election_timeout) * 2,
+        enable_pre_vote: Some(true),
+        max_payload_entries: ENTRIES_PER_REQUEST_MAX,
+        api_channel_size: Some(QUEUE_MAX),
+        notification_channel_size: Some(QUEUE_MAX),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_after_entries),
+        max_in_snapshot_log_to_keep: options.snapshot_keep_entries,
+        replication_lag_threshold: options.snapshot_after_entries.saturating_mul(2),
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    };
+    config.validate().map_err(io::Error::other)
+}

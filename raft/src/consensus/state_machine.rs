@@ -1,0 +1,261 @@
+//! openraft's state machine: hands committed batches to the group's pure machine, writes the rows
+//! that come out, and tells whoever waits.
+//!
+//! A batch's outcomes and messages go out as soon as they are computed, since the entry is
+//! committed and nothing can change them any more. Its rows ride on the store's next batch; the
+//! progress that reads wait for moves only once they can be seen.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use accord_storage as storage;
+use accord_storage::Table;
+use accord_storage::Write;
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::StreamExt;
+use openraft::EntryPayload;
+use openraft::RaftSnapshotBuilder;
+use openraft::storage::EntryResponder;
+use openraft::storage::RaftStateMachine;
+use openraft::type_config::alias::SnapshotOf;
+use tokio::sync::watch;
+
+use super::log_store::Written;
+use super::log_store::completion;
+use super::snapshot::SnapshotData;
+use super::snapshot::stage;
+use super::types;
+use super::types::LogId;
+use super::types::Reply;
+use super::types::SnapshotMeta;
+use super::types::StoredMembership;
+use super::types::TypeConfig;
+use crate::machine::Committed;
+use crate::machine::Kind;
+use crate::machine::Machine;
+use crate::machine::Overlay;
+use crate::rows::GroupRows;
+
+/// The row that holds the membership. Machines' own keys never begin with 0.
+const MEMBERSHIP_KEY: &[u8] = b"\0membership";
+
+/// Entries applied before their rows are handed to the store: bounds the memory of one write.
+const ENTRIES_PER_WRITE_MAX: usize = 256;
+
+/// How far this replica has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Index of the last entry whose rows can be read, plus one; 0 before the first.
+    pub(crate) applied_next: u64,
+    /// Newest seq of the channel whose row can be read.
+    pub(crate) head: u64,
+}
+
+/// Where committed messages go.
+pub(crate) trait Commits: Send + Sync + 'static {
+    /// In commit order, without gaps. Must be quick.
+    fn committed(&self, batch: &Arc<Committed>);
+    /// A snapshot brought the channel to `head`: what lies between was not handed over.
+    fn skipped(&self, head: u64);
+}
+
+/// One group's machine with its rows.
+pub(crate) struct Applier {
+    kind: Kind,
+    group: storage::Group,
+    rows: GroupRows,
+    machine: Machine,
+    membership: StoredMembership,
+    commits: Arc<dyn Commits>,
+    progress: watch::Sender<Progress>,
+    computed_next: Arc<AtomicU64>,
+}
+
+impl Applier {
+    /// # Errors
+    /// If the group's rows cannot be read.
+    pub(crate) fn load(kind: Kind, group: storage::Group, commits: Arc<dyn Commits>) -> io::Result<Self> {
+        let rows = GroupRows::new(group.clone());
+        let machine = Machine::load(kind, &rows).map_err(io::Error::other)?;
+        let membership = load_membership(&group)?;
+        let progress = progress_of(&group, &machine);
+        Ok(Applier {
+            kind,
+            rows,
+            machine,
+            membership,
+            commits,
+            computed_next: Arc::new(AtomicU64::new(progress.applied_next)),
+            progress: watch::Sender::new(progress),
+            group,
+        })
+    }
+
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Entries below this index have been handed to [`Commits`]; their rows follow.
+    pub(crate) fn computed_next(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.computed_next)
+    }
+
+    /// Applies a stretch of entries, tells their outcomes, and hands their rows to the store.
+    fn apply_some(&mut self, entries: Vec<EntryResponder<TypeConfig>>) -> io::Result<Option<Written>> {
+        let Some(last) = entries.last().map(|(entry, _)| entry.log_id) else {
+            return Ok(None);
+        };
+        let rows = self.rows.clone();
+        let mut overlay = Overlay::new(&rows);
+        let mut extra = Vec::new();
+        for (entry, responder) in entries {
+            let log_id = entry.log_id;
+            let mut reply = Reply::default();
+            match entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(log_id), membership);
+                    extra = vec![Write::Put {
+                        table: Table::State,
+                        key: MEMBERSHIP_KEY.to_vec(),
+                        value: types::encode_stored_membership(&self.membership),
+                    }];
+                }
+                EntryPayload::Normal(batch) => reply = self.apply_batch(&mut overlay, log_id.index(), &batch.0)?,
+            }
+            if let Some(responder) = responder {
+                responder.send(reply);
+            }
+        }
+        let mut writes = overlay.into_writes();
+        writes.extend(extra);
+        let (done, written) = completion();
+        self.group.apply(types::stored_log_id(&last), writes, done);
+        self.computed_next.store(last.index() + 1, Ordering::Release);
+        Ok(Some(written))
+    }
+
+    fn apply_batch(&mut self, overlay: &mut Overlay<'_>, index: u64, batch: &Bytes) -> io::Result<Reply> {
+        let applied = self.machine.apply(overlay, index, batch).map_err(io::Error::other)?;
+        if let Some(committed) = applied.committed {
+            self.commits.committed(&Arc::new(committed));
+        }
+        Ok(Reply {
+            outcomes: applied.outcomes,
+            parts: applied.parts,
+        })
+    }
+
+    fn publish_progress(&self) {
+        let progress = progress_of(&self.group, &self.machine);
+        self.computed_next.fetch_max(progress.applied_next, Ordering::AcqRel);
+        self.progress.send_replace(progress);
+    }
+
+    fn view(&self) -> io::Result<Snapshot> {
+        let view = self.group.snapshot().map_err(io::Error::other)?;
+        let meta = SnapshotMeta {
+            last_log_id: view.applied().map(types::log_id),
+            last_membership: self.membership.clone(),
+        };
+        Ok(Snapshot {
+            meta,
+            snapshot: SnapshotData::View(view),
+        })
+    }
+}
+
+fn progress_of(group: &storage::Group, machine: &Machine) -> Progress {
+    Progress {
+        applied_next: group.applied().map_or(0, |id| id.index + 1),
+        head: match machine {
+            Machine::Directory(_) => 0,
+            Machine::Channel(channel) => channel.head().seq,
+        },
+    }
+}
+
+fn load_membership(group: &storage::Group) -> io::Result<StoredMembership> {
+    match group.get(Table::State, MEMBERSHIP_KEY).map_err(io::Error::other)? {
+        Some(bytes) => types::decode_stored_membership(&bytes),
+        None => Ok(StoredMembership::default()),
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Applier {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.group.applied().map(types::log_id), self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        let mut ended = false;
+        while !ended {
+            let mut some = Vec::new();
+            while !ended && some.len() < ENTRIES_PER_WRITE_MAX {
+                let next = entries.next().await.transpose()?;
+                ended = next.is_none();
+                some.extend(next);
+            }
+            // The machine reads rows from the store, so the next stretch must find these there.
+            if let Some(written) = self.apply_some(some)? {
+                written.wait().await?;
+                self.publish_progress();
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder(Some(self.view()))
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        let install = match snapshot {
+            SnapshotData::Staged(install) => install,
+            SnapshotData::View(view) => stage(&self.group, view).await?,
+        };
+        let Some(last) = meta.last_log_id else {
+            return Ok(());
+        };
+        let (done, written) = completion();
+        install.finish(types::stored_log_id(&last), done);
+        written.wait().await?;
+        self.machine = Machine::load(self.kind, &self.rows).map_err(io::Error::other)?;
+        self.membership = meta.last_membership.clone();
+        self.publish_progress();
+        self.commits.skipped(self.progress.borrow().head);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        // The rows are the snapshot: whatever was applied can be sent, so that there is always one
+        // once anything was applied, however far the log is purged.
+        if self.group.applied().is_none() {
+            return Ok(None);
+        }
+        self.view().map(Some)
+    }
+}
+
+/// "Building" is taking a view of the rows, which the state machine's own task has done between two
+/// applies, when the membership and the applied mark belong to each other.
+pub(crate) struct Builder(Option<io::Result<Snapshot>>);
+
+type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        self.0.take().unwrap_or_else(|| Err(io::Error::other("a snapshot is built once")))
+    }
+}

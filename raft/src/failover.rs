@@ -1,0 +1,110 @@
+//! What a node does when another node dies: groups that the dead one led elect at once.
+//!
+//! Links carry a pulse, so a node's death is known within milliseconds (its sockets close) or about
+//! a second (it falls silent), whatever the groups' own election timeouts are. A leader that a
+//! majority of its group sees dead is replaced without waiting for its lease; a leader that only one
+//! node has lost sight of is left alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::group::Group;
+use crate::transport::NodeId;
+use crate::transport::View;
+
+/// Between the first candidate's try and the next one's, so that they do not split the votes.
+const STAGGER: Duration = Duration::from_millis(120);
+/// Between two tries of one candidate: the others may not have seen the death yet.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// Tries before the election timeout is left to do the rest.
+const TRIES_MAX: usize = 8;
+
+/// Campaigns for `group` if its leader `dead` stays dead and nobody else takes over.
+pub(crate) async fn replace_leader(group: Arc<Group>, dead: NodeId) {
+    let Some(replica) = group.open_replica() else {
+        return;
+    };
+    let shared = Arc::clone(&group.shared);
+    let voters = replica.consensus.voters();
+    let candidates = voters.iter().copied().filter(|node| shared.is_up(*node));
+    let Some(turn) = turn(candidates.collect(), shared.node(), group.id.0) else {
+        return;
+    };
+    tokio::time::sleep(STAGGER * turn).await;
+    for _ in 0..TRIES_MAX {
+        let led_by_other = replica.consensus.leader().leader.is_some_and(|leader| leader != dead);
+        if led_by_other || shared.is_stopping() || shared.is_up(dead) {
+            return;
+        }
+        let seen_dead = shared.transport().is_some_and(|links| majority_sees_dead(&links.alive(), &voters, dead));
+        if seen_dead {
+            replica.consensus.campaign(false).await;
+        }
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
+}
+
+/// How many others go first. Groups begin with different candidates, so that the dead node's groups
+/// are spread over the living.
+fn turn(mut candidates: Vec<NodeId>, this_node: NodeId, group: u64) -> Option<u32> {
+    candidates.sort_unstable();
+    let position = candidates.iter().position(|node| *node == this_node)?;
+    let count = candidates.len();
+    let offset = usize::try_from(group % count as u64).ok()?;
+    u32::try_from((position + count - offset) % count).ok()
+}
+
+/// Whether a majority of `voters`, this node included, has no sight of `dead`.
+fn majority_sees_dead(view: &View, voters: &[NodeId], dead: NodeId) -> bool {
+    let misses = |voter: NodeId| {
+        if voter == dead {
+            return false;
+        }
+        if voter == view.node {
+            return !view.sees(dead);
+        }
+        let sighting = view.sightings.iter().find(|sighting| sighting.node == voter);
+        let sees = sighting.and_then(|sighting| sighting.sees.as_ref());
+        sees.is_some_and(|sees| !sees.contains(&dead))
+    };
+    let missing = voters.iter().filter(|voter| misses(**voter)).count();
+    missing > voters.len() / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Sighting;
+
+    fn view(node: NodeId, sightings: &[(NodeId, &[NodeId])]) -> View {
+        let sightings = sightings.iter().map(|(node, sees)| Sighting {
+            node: *node,
+            sees: Some(Arc::from(*sees)),
+        });
+        View {
+            node,
+            sightings: sightings.collect(),
+        }
+    }
+
+    #[test]
+    fn candidates_take_turns_that_differ_from_group_to_group() {
+        for group in 0..6 {
+            let turns: Vec<_> = [4, 7, 9].map(|node| turn(vec![9, 4, 7], node, group).unwrap()).into();
+            let mut sorted = turns.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, [0, 1, 2], "group {group}: {turns:?}");
+        }
+        assert_eq!(turn(vec![4, 7], 9, 0), None);
+        assert_ne!(turn(vec![4, 7], 4, 0), turn(vec![4, 7], 4, 1));
+    }
+
+    #[test]
+    fn a_leader_is_dead_when_a_majority_has_no_sight_of_it() {
+        let voters = [1, 2, 3];
+        assert!(majority_sees_dead(&view(2, &[(3, &[2])]), &voters, 1));
+        assert!(!majority_sees_dead(&view(2, &[(3, &[1, 2])]), &voters, 1), "node 3 sees it");
+        assert!(!majority_sees_dead(&view(2, &[(1, &[2]), (3, &[2])]), &voters, 1), "we see it");
+        assert!(!majority_sees_dead(&view(2, &[]), &voters, 1), "we see nobody");
+    }
+}

@@ -1,0 +1,311 @@
+//! One group as one node sees it: its replica if it has one, and its lane in any case.
+//!
+//! A group exists here from the first time anybody asks for it. Its replica is opened on demand, by
+//! a client's request or a peer's message, and never twice.
+
+pub(crate) mod lane;
+pub(crate) mod outbox;
+pub(crate) mod reads;
+pub(crate) mod submit;
+pub(crate) mod tap;
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use accord_storage::GroupId;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use tokio::sync::OnceCell;
+use tokio::sync::mpsc;
+
+use crate::api::Channel;
+use crate::api::Consistency;
+use crate::api::GroupStatus;
+use crate::api::ReadError;
+use crate::consensus::AppendRequest;
+use crate::consensus::Commits;
+use crate::consensus::Consensus;
+use crate::consensus::ProposeError;
+use crate::machine::Kind;
+use crate::peers;
+use crate::rows::GroupRows;
+use crate::shared::Shared;
+use crate::transport::NodeId;
+use crate::transport::Reply;
+use lane::LaneHandle;
+use reads::SharedRounds;
+use tap::Tap;
+
+/// The group of servers, channels and nodes.
+pub(crate) const DIRECTORY: GroupId = GroupId(0);
+
+/// Append requests that may wait for a group to open or to take them. The leader has at most 32
+/// under way, and a new leader as many again.
+const APPENDS_WAITING_MAX: usize = 256;
+/// Pause before another try to find the leader for a read.
+const READ_RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+pub(crate) struct Group {
+    pub(crate) id: GroupId,
+    pub(crate) shared: Arc<Shared>,
+    /// What the directory says of it; set once somebody on this node has read it there.
+    record: OnceLock<Arc<Channel>>,
+    replica: OnceCell<Arc<Replica>>,
+    lane: LaneHandle,
+    appends: OnceLock<mpsc::Sender<(AppendRequest, Reply)>>,
+}
+
+/// This node's copy of a group.
+pub(crate) struct Replica {
+    pub(crate) consensus: Consensus,
+    pub(crate) tap: Arc<Tap>,
+    pub(crate) rows: GroupRows,
+    /// Confirmations for reads on this node, wherever the leader is.
+    reads: SharedRounds,
+    /// Confirmations by this replica as leader, for all nodes.
+    confirmations: SharedRounds,
+}
+
+impl Group {
+    pub(crate) fn new(id: GroupId, shared: Arc<Shared>) -> Arc<Group> {
+        Arc::new_cyclic(|weak: &Weak<Group>| Group {
+            id,
+            record: OnceLock::new(),
+            replica: OnceCell::new(),
+            lane: lane::start(Weak::clone(weak), shared.stopping.subscribe()),
+            appends: OnceLock::new(),
+            shared,
+        })
+    }
+
+    pub(crate) fn lane(&self) -> &LaneHandle {
+        &self.lane
+    }
+
+    pub(crate) fn set_record(&self, record: &Arc<Channel>) {
+        self.record.get_or_init(|| Arc::clone(record));
+    }
+
+    pub(crate) fn has_record(&self) -> bool {
+        self.record.get().is_some()
+    }
+
+    /// The nodes that hold replicas, the preferred leader first; `None` while this node does not
+    /// know.
+    pub(crate) fn replicas(&self) -> Option<Vec<NodeId>> {
+        if self.id == DIRECTORY {
+            return Some(self.shared.nodes());
+        }
+        if let Some(record) = self.record.get() {
+            return Some(record.replicas.clone());
+        }
+        self.replica.get().map(|replica| replica.consensus.voters())
+    }
+
+    /// Whether this node holds a replica, as far as it knows.
+    pub(crate) fn is_here(&self) -> bool {
+        let this_node = self.shared.node();
+        self.replicas().is_some_and(|replicas| replicas.contains(&this_node))
+    }
+
+    /// The first replica whose node is up: it campaigns first, and knows most likely who leads.
+    pub(crate) fn first_up(&self) -> Option<NodeId> {
+        let replicas = self.replicas()?;
+        replicas.into_iter().find(|node| self.shared.is_up(*node))
+    }
+
+    /// The replica, if it is open already.
+    pub(crate) fn open_replica(&self) -> Option<Arc<Replica>> {
+        self.replica.get().cloned()
+    }
+
+    /// Opens the replica in the background if this node holds one and it is not open yet.
+    pub(crate) fn wake(self: &Arc<Self>) {
+        if self.replica.get().is_none() && self.is_here() {
+            let group = Arc::clone(self);
+            tokio::spawn(async move { group.replica().await.map(drop) });
+        }
+    }
+
+    /// The replica, opened if need be.
+    ///
+    /// # Errors
+    /// `Stopping`, or `Storage` if the group's state cannot be read.
+    pub(crate) async fn replica(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
+        let opened = self.replica.get_or_try_init(|| self.open()).await.cloned()?;
+        Ok(opened)
+    }
+
+    async fn open(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
+        let shared = &self.shared;
+        if shared.is_stopping() {
+            return Err(ReadError::Stopping);
+        }
+        let stored = shared.store.group(self.id).map_err(storage_error)?;
+        let pristine = stored.is_pristine();
+        let tap = Arc::new(Tap::new(Arc::clone(&shared.delivery)));
+        let links = Arc::clone(shared);
+        let consensus = Consensus::open(
+            &shared.consensus,
+            if self.id == DIRECTORY { Kind::Directory } else { Kind::Channel },
+            stored.clone(),
+            Arc::clone(&tap) as Arc<dyn Commits>,
+            move |node| links.peer(node),
+        )
+        .await
+        .map_err(|error| ReadError::Storage(error.to_string()))?;
+        tap.begin(consensus.progress().borrow().head);
+        if pristine && self.is_here() {
+            let voters = self.replicas().unwrap_or_default();
+            // Fails if a leader's first entry has just come, which does as well.
+            let _ = consensus.initialize(&voters).await;
+        }
+        let replica = Arc::new(Replica {
+            consensus,
+            tap,
+            rows: GroupRows::new(stored),
+            reads: SharedRounds::default(),
+            confirmations: SharedRounds::default(),
+        });
+        if self.first_up() == Some(shared.node()) {
+            replica.consensus.campaign(true).await;
+        }
+        shared.follow_leadership(self, &replica);
+        self.lane.look();
+        Ok(replica)
+    }
+
+    /// Hands an append request to the replica, in order of calls.
+    pub(crate) fn append(self: &Arc<Self>, request: AppendRequest, reply: Reply) {
+        let queue = self.appends.get_or_init(|| {
+            let (sender, receiver) = mpsc::channel(APPENDS_WAITING_MAX);
+            tokio::spawn(serve_appends(Arc::clone(self), receiver));
+            sender
+        });
+        if let Err(error) = queue.try_send((request, reply)) {
+            let (_, reply) = error.into_inner();
+            reply.refuse("too many append requests wait for this group");
+        }
+    }
+
+    /// Makes the replica on this node show what `consistency` asks for.
+    ///
+    /// # Errors
+    /// `NoLeader` in time, `Busy`, `Stopping` or `Storage`.
+    pub(crate) async fn caught_up(self: &Arc<Self>, consistency: Consistency) -> Result<Arc<Replica>, ReadError> {
+        let replica = self.replica().await?;
+        let timeout = self.shared.options.timing.request_timeout;
+        let mut wanted = replica.consensus.computed_next().load(Ordering::Acquire);
+        if consistency == Consistency::Linearizable {
+            let group = Arc::clone(self);
+            let rounds = Arc::clone(&replica);
+            let run = || async move {
+                rounds.reads.run(|| group.read_index()).await;
+            };
+            let index = replica.reads.index(run).await?;
+            wanted = wanted.max(index + 1);
+        }
+        let mut progress = replica.consensus.progress();
+        let reached = progress.wait_for(|progress| progress.applied_next >= wanted);
+        match tokio::time::timeout(timeout, reached).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(ReadError::Stopping),
+            Err(_) => return Err(ReadError::NoLeader),
+        }
+        Ok(replica)
+    }
+
+    /// Asks the leader, wherever it is, until it answers or the time is up.
+    async fn read_index(self: &Arc<Self>) -> Result<u64, ReadError> {
+        let deadline = tokio::time::Instant::now() + self.shared.options.timing.request_timeout;
+        loop {
+            if let Some(index) = self.try_read_index().await {
+                return Ok(index);
+            }
+            if self.shared.is_stopping() {
+                return Err(ReadError::Stopping);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(ReadError::NoLeader);
+            }
+            tokio::time::sleep(READ_RETRY_PAUSE).await;
+        }
+    }
+
+    async fn try_read_index(self: &Arc<Self>) -> Option<u64> {
+        let replica = self.replica.get()?;
+        let leader = replica.consensus.leader().leader?;
+        if leader == self.shared.node() {
+            return self.confirm().await.ok();
+        }
+        let body = bytes::Bytes::copy_from_slice(&self.id.0.to_le_bytes());
+        let call = self.shared.peer(leader)?.call(peers::Kind::ReadIndex.byte(), body, peers::APPEND_DEADLINE);
+        let answer = call.await.ok()?;
+        answer.as_ref().try_into().ok().map(u64::from_le_bytes)
+    }
+
+    /// As leader: confirms it by a quorum, and says up to where a read must see the log.
+    ///
+    /// # Errors
+    /// `NoLeader` if this node does not lead.
+    pub(crate) async fn confirm(self: &Arc<Self>) -> Result<u64, ReadError> {
+        let replica = self.replica().await?;
+        let rounds = Arc::clone(&replica);
+        let run = || async move {
+            rounds.confirmations.run(|| leader_read_index(&rounds.consensus)).await;
+        };
+        replica.confirmations.index(run).await
+    }
+
+    pub(crate) fn status(&self) -> GroupStatus {
+        self.open_replica().map_or_else(GroupStatus::default, |replica| {
+            let view = replica.consensus.leader();
+            let log = replica.consensus.group().log_state();
+            GroupStatus {
+                leader: view.leader,
+                term: view.term,
+                applied: replica.consensus.group().applied().map_or(0, |id| id.index),
+                last: log.last.map_or(0, |id| id.index),
+            }
+        })
+    }
+}
+
+async fn leader_read_index(consensus: &Consensus) -> Result<u64, ReadError> {
+    match consensus.read_index().await {
+        Ok(index) => Ok(index),
+        Err(ProposeError::NotLeader { .. } | ProposeError::Unknown) => Err(ReadError::NoLeader),
+    }
+}
+
+/// Gives a group's append requests to its replica in order, answering each when it is on the disk.
+async fn serve_appends(group: Arc<Group>, mut requests: mpsc::Receiver<(AppendRequest, Reply)>) {
+    let Ok(replica) = group.replica().await else {
+        // Dropped replies tell the leader to try again.
+        return;
+    };
+    let mut under_way = FuturesOrdered::new();
+    loop {
+        tokio::select! {
+            biased;
+            request = requests.recv() => match request {
+                Some((request, reply)) => {
+                    let replica = Arc::clone(&replica);
+                    under_way.push_back(async move { (replica.consensus.on_append(request).await, reply) });
+                }
+                None => return,
+            },
+            Some((answer, reply)) = under_way.next(), if !under_way.is_empty() => match answer {
+                Ok(body) => reply.ok(body),
+                Err(why) => reply.refuse(&why),
+            },
+        }
+    }
+}
+
+pub(crate) fn storage_error(error: impl std::fmt::Display) -> ReadError {
+    ReadError::Storage(error.to_string())
+}

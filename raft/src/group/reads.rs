@@ -1,0 +1,121 @@
+//! Linearizable reads without leases: the leader confirms that it still leads (ReadIndex, Raft
+//! dissertation, section 6.4), and reads that wait at the same time share one confirmation.
+
+use std::future::Future;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use tokio::sync::oneshot;
+
+use crate::api::ReadError;
+
+/// Reads that may wait for one confirmation; more are refused.
+const WAITING_MAX: usize = 65_536;
+
+/// Gathers reads. A read joins a round that has not begun; one that has begun may have been
+/// confirmed before the read did.
+#[derive(Default)]
+pub(crate) struct SharedRounds {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<oneshot::Sender<Result<u64, ReadError>>>,
+    running: bool,
+}
+
+impl SharedRounds {
+    /// The log index that a read beginning now must see. `round` is run by one task at a time for
+    /// all who wait.
+    ///
+    /// # Errors
+    /// What `round` answers, or `Busy`.
+    pub(crate) async fn index<F, R>(&self, run: F) -> Result<u64, ReadError>
+    where
+        F: FnOnce() -> R,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let starts = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.waiting.len() >= WAITING_MAX {
+                return Err(ReadError::Busy);
+            }
+            state.waiting.push(sender);
+            !std::mem::replace(&mut state.running, true)
+        };
+        if starts {
+            tokio::spawn(run());
+        }
+        receiver.await.unwrap_or(Err(ReadError::Stopping))
+    }
+
+    /// Runs rounds until nobody waits: the body of the task that [`SharedRounds::index`] starts.
+    pub(crate) async fn run<R>(&self, mut round: impl FnMut() -> R)
+    where
+        R: Future<Output = Result<u64, ReadError>>,
+    {
+        loop {
+            let waiting = {
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                if state.waiting.is_empty() {
+                    state.running = false;
+                    return;
+                }
+                std::mem::take(&mut state.waiting)
+            };
+            let result = round().await;
+            for sender in waiting {
+                // Whoever asked may have gone away.
+                let _ = sender.send(result.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_share_a_round_that_began_after_them() {
+        let rounds = Arc::new(SharedRounds::default());
+        let count = Arc::new(AtomicU64::new(0));
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let read = || {
+            let (rounds, count, gate) = (Arc::clone(&rounds), Arc::clone(&count), Arc::clone(&gate));
+            async move {
+                let task = {
+                    let rounds = Arc::clone(&rounds);
+                    async move {
+                        rounds
+                            .run(|| async {
+                                gate.acquire().await.expect("never closed").forget();
+                                Ok(count.fetch_add(1, Ordering::SeqCst))
+                            })
+                            .await;
+                    }
+                };
+                rounds.index(|| task).await
+            }
+        };
+        let first = tokio::spawn(read());
+        while !rounds.state.lock().unwrap().running || !rounds.state.lock().unwrap().waiting.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let others: Vec<_> = (0..100).map(|_| tokio::spawn(read())).collect();
+        while rounds.state.lock().unwrap().waiting.len() < 100 {
+            tokio::task::yield_now().await;
+        }
+        gate.add_permits(2);
+        assert_eq!(first.await.unwrap(), Ok(0));
+        for other in others {
+            assert_eq!(other.await.unwrap(), Ok(1), "one round for all that waited");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Where a replica's committed messages leave for this node's sockets and for other nodes' feeds.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::OnceLock;
+use std::sync::PoisonError;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::api::Delivery;
+use crate::consensus::Commits;
+use crate::machine::Committed;
+
+/// Batches kept for feeds that are a little behind; what is older comes from the store.
+const RECENT_MAX: usize = 64;
+
+pub(crate) struct Tap {
+    delivery: Arc<dyn Delivery>,
+    /// Set once somebody on this node asks for the channel.
+    channel: OnceLock<Uuid>,
+    recent: Mutex<VecDeque<Arc<Committed>>>,
+    head: watch::Sender<u64>,
+}
+
+impl Tap {
+    pub(crate) fn new(delivery: Arc<dyn Delivery>) -> Self {
+        Tap {
+            delivery,
+            channel: OnceLock::new(),
+            recent: Mutex::new(VecDeque::new()),
+            head: watch::Sender::new(0),
+        }
+    }
+
+    /// From now on messages are delivered; those up to [`Tap::head`], read after this, may not be.
+    pub(crate) fn deliver_as(&self, channel: Uuid) {
+        self.channel.get_or_init(|| channel);
+    }
+
+    /// Newest seq committed here, whether its row is written yet or not.
+    pub(crate) fn head(&self) -> u64 {
+        *self.head.borrow()
+    }
+
+    pub(crate) fn heads(&self) -> watch::Receiver<u64> {
+        self.head.subscribe()
+    }
+
+    /// Sets the head when the replica is opened.
+    pub(crate) fn begin(&self, head: u64) {
+        self.head.send_replace(head);
+    }
+
+    /// All batches after `seq`, if they are still at hand.
+    pub(crate) fn recent_after(&self, seq: u64) -> Option<Vec<Arc<Committed>>> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = recent.front()?.first_seq;
+        if seq + 1 < oldest {
+            return None;
+        }
+        let after = recent.iter().filter(|batch| last_seq(batch) > seq);
+        Some(after.cloned().collect())
+    }
+}
+
+impl Commits for Tap {
+    fn committed(&self, batch: &Arc<Committed>) {
+        {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            if recent.len() == RECENT_MAX {
+                recent.pop_front();
+            }
+            recent.push_back(Arc::clone(batch));
+        }
+        if let Some(channel) = self.channel.get() {
+            self.delivery.committed(*channel, batch);
+        }
+        // Last: whoever sees the head finds the batch.
+        self.head.send_replace(last_seq(batch));
+    }
+
+    fn skipped(&self, head: u64) {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if let Some(channel) = self.channel.get() {
+            self.delivery.skipped(*channel, head);
+        }
+        self.head.send_replace(head);
+    }
+}
+
+pub(crate) fn last_seq(batch: &Committed) -> u64 {
+    batch.first_seq + batch.messages.len() as u64 - 1
+}

@@ -1,0 +1,35 @@
+//! Accord's replicated part: a Raft group for the directory and one for each channel.
+//!
+//! A message's way through it: [`Node::submit`] → the group's *lane* (numbered parts, one log entry
+//! for all that waits) → `consensus` (openraft: log, replication, commit) → `machine` (pure: rows and
+//! outcomes) → [`Delivery`] on every replica, and `feed` on the nodes that hold none.
+//!
+//! Only the `consensus` folder names openraft. The `machine` folder names no clock, no randomness
+//! and no I/O. Links between nodes are in `transport`, which knows nothing of Raft.
+
+mod api;
+mod clock;
+mod codec;
+mod consensus;
+mod directory;
+mod failover;
+mod feed;
+mod group;
+mod history;
+pub mod machine;
+mod metrics;
+pub mod names;
+mod node;
+mod peers;
+mod pending;
+mod remote;
+mod rows;
+mod service;
+mod shared;
+pub mod transport;
+
+pub use api::*;
+pub use node::Node;
+pub use node::StartError;
+pub use pending::Pending;
+pub use transport::NodeId;

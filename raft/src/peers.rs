@@ -1,0 +1,65 @@
+//! The kinds of request that nodes make of each other.
+
+use std::time::Duration;
+
+/// The byte in a frame's header. Numbers are part of the protocol: add, never reuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Append = 1,
+    Vote = 2,
+    PreVote = 3,
+    TransferLeader = 4,
+    SnapshotBegin = 5,
+    SnapshotChunk = 6,
+    SnapshotEnd = 7,
+    Submit = 8,
+    ReadIndex = 9,
+    Read = 10,
+    Feed = 11,
+    Ephemeral = 12,
+    Status = 13,
+}
+
+impl Kind {
+    pub(crate) fn from_byte(byte: u8) -> Option<Kind> {
+        Some(match byte {
+            1 => Kind::Append,
+            2 => Kind::Vote,
+            3 => Kind::PreVote,
+            4 => Kind::TransferLeader,
+            5 => Kind::SnapshotBegin,
+            6 => Kind::SnapshotChunk,
+            7 => Kind::SnapshotEnd,
+            8 => Kind::Submit,
+            9 => Kind::ReadIndex,
+            10 => Kind::Read,
+            11 => Kind::Feed,
+            12 => Kind::Ephemeral,
+            13 => Kind::Status,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn byte(self) -> u8 {
+        self as u8
+    }
+}
+
+/// How long an append request may wait for its answer. A follower answers after its fsync, which a
+/// busy disk may take long for; a dead link ends the request sooner by itself.
+pub(crate) const APPEND_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long one chunk of a snapshot may take.
+pub(crate) const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::Kind;
+
+    #[test]
+    fn a_kind_is_its_byte_and_back() {
+        let known = (0..=255u8).filter_map(Kind::from_byte);
+        assert_eq!(known.map(Kind::byte).collect::<Vec<_>>(), (1..=13).collect::<Vec<_>>());
+    }
+}

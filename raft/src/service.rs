@@ -1,0 +1,258 @@
+//! What this node does for its peers. Requests come in frame order and are only enqueued here; those
+//! that may take a while get a task of their own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use accord_storage::GroupId;
+use bytes::Buf;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::api::Consistency;
+use crate::api::Messages;
+use crate::api::Range;
+use crate::api::ReadError;
+use crate::consensus::wire;
+use crate::failover;
+use crate::group::Group;
+use crate::history;
+use crate::machine::Part;
+use crate::peers::Kind;
+use crate::remote;
+use crate::remote::FeedRequest;
+use crate::remote::ReadRequest;
+use crate::remote::StatusAnswer;
+use crate::shared::Shared;
+use crate::transport::NodeId;
+use crate::transport::Reply;
+use crate::transport::Service;
+
+/// Longest that a feed may wait for news before it is answered with none.
+pub(crate) const FEED_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Messages in one answer to a feed.
+const FEED_MESSAGES_MAX: usize = 512;
+
+pub(crate) struct PeerService {
+    shared: Arc<Shared>,
+}
+
+impl PeerService {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        PeerService { shared }
+    }
+
+    fn dispatch(&self, kind: Kind, body: Bytes, reply: Reply) -> Result<(), String> {
+        match kind {
+            Kind::Append => {
+                let (group, request) = match wire::decode_append(body) {
+                    Ok(decoded) => decoded,
+                    Err(error) => {
+                        reply.refuse(&error.to_string());
+                        return Err(error.to_string());
+                    }
+                };
+                self.shared.group(GroupId(group)).append(request, reply);
+            }
+            Kind::Submit => self.submit(body, reply),
+            Kind::Ephemeral => {
+                let mut event = body;
+                if event.len() >= 16 {
+                    let channel = Uuid::from_bytes(event.split_to(16).as_ref().try_into().unwrap_or_default());
+                    self.shared.delivery.ephemeral(channel, &event);
+                }
+                reply.ok(Bytes::new());
+            }
+            Kind::Vote
+            | Kind::PreVote
+            | Kind::TransferLeader
+            | Kind::SnapshotBegin
+            | Kind::SnapshotChunk
+            | Kind::SnapshotEnd
+            | Kind::ReadIndex
+            | Kind::Read
+            | Kind::Feed
+            | Kind::Status => {
+                let shared = Arc::clone(&self.shared);
+                tokio::spawn(async move {
+                    match answer(&shared, kind, body).await {
+                        Ok(body) => reply.ok(body),
+                        Err(why) => reply.refuse(&why),
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn submit(&self, mut body: Bytes, reply: Reply) {
+        if body.len() < 8 {
+            return reply.refuse("a part without a group");
+        }
+        let group = GroupId(body.get_u64_le());
+        if let Err(error) = Part::peek(&body) {
+            return reply.refuse(&error.to_string());
+        }
+        if !self.shared.store.has_room() {
+            return reply.ok(crate::group::submit::Submitted::NoRoom.encode());
+        }
+        let group = self.shared.group(group);
+        wake(&group);
+        group.lane().part(body, reply);
+    }
+}
+
+/// Opens the replica of a group that a peer takes this node to hold, whether the directory's word
+/// of it has come here yet or not.
+fn wake(group: &Arc<Group>) {
+    if group.open_replica().is_none() {
+        let group = Arc::clone(group);
+        tokio::spawn(async move { open(&group).await.map(drop) });
+    }
+}
+
+/// As [`Group::replica`], having asked the directory on this node first whose channel it is.
+async fn open(group: &Arc<Group>) -> Result<Arc<crate::group::Replica>, ReadError> {
+    group.shared.learn(group);
+    group.replica().await
+}
+
+async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, String> {
+    let group = shared.group(group_of(kind, &body)?);
+    let text = |error: ReadError| error.to_string();
+    if !matches!(kind, Kind::Read | Kind::Feed) {
+        let replica = open(&group).await.map_err(text)?;
+        let consensus = &replica.consensus;
+        return match kind {
+            Kind::Vote => {
+                let leader = consensus.leader().leader;
+                let leader_dead = leader.is_some_and(|leader| !shared.is_up(leader));
+                consensus.on_vote(&body, leader_dead).await
+            }
+            Kind::PreVote => consensus.on_pre_vote(&body).await,
+            Kind::TransferLeader => consensus.on_transfer_leader(&body).await,
+            Kind::SnapshotBegin => consensus.on_snapshot_begin(),
+            Kind::SnapshotChunk => consensus.on_snapshot_chunk(body).await,
+            Kind::SnapshotEnd => consensus.on_snapshot_end(&body).await,
+            Kind::ReadIndex => {
+                let index = group.confirm().await.map_err(text)?;
+                Ok(Bytes::copy_from_slice(&index.to_le_bytes()))
+            }
+            Kind::Status => Ok(StatusAnswer::new(&group.status(), replica.tap.head()).encode()),
+            Kind::Append | Kind::Submit | Kind::Ephemeral | Kind::Read | Kind::Feed => {
+                Err("not answered here".into())
+            }
+        };
+    }
+    let found = match kind {
+        Kind::Read => match ReadRequest::decode(&body) {
+            Ok(request) => read(&group, request).await,
+            Err(error) => return Err(error.to_string()),
+        },
+        _ => match FeedRequest::decode(&body) {
+            Ok(request) => feed(&group, request).await,
+            Err(error) => return Err(error.to_string()),
+        },
+    };
+    Ok(remote::encode_answer(found))
+}
+
+/// Which group a request is about.
+fn group_of(kind: Kind, body: &Bytes) -> Result<GroupId, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let group = match kind {
+        Kind::Vote | Kind::PreVote => wire::decode_vote_request(body).map_err(|error| text(&error))?.0,
+        Kind::TransferLeader => wire::decode::<wire::Transfer>(body).map_err(|error| text(&error))?.group,
+        Kind::SnapshotBegin => wire::decode::<wire::SnapshotBegin>(body).map_err(|error| text(&error))?.group,
+        Kind::SnapshotChunk => {
+            let (header, _): (wire::SnapshotChunk, Bytes) =
+                wire::decode_parts(body.clone()).map_err(|error| text(&error))?;
+            header.group
+        }
+        Kind::SnapshotEnd => wire::decode::<wire::SnapshotEnd>(body).map_err(|error| text(&error))?.group,
+        Kind::Read => ReadRequest::decode(body).map_err(|error| text(&error))?.group,
+        Kind::Feed => FeedRequest::decode(body).map_err(|error| text(&error))?.group,
+        Kind::ReadIndex | Kind::Status => match body.as_ref().try_into() {
+            Ok(bytes) => u64::from_le_bytes(bytes),
+            Err(_) => return Err("a request without a group".into()),
+        },
+        Kind::Append | Kind::Submit | Kind::Ephemeral => return Err("not answered here".into()),
+    };
+    Ok(GroupId(group))
+}
+
+async fn read(group: &Arc<Group>, request: ReadRequest) -> Result<Messages, ReadError> {
+    open(group).await?;
+    let replica = group.caught_up(request.consistency()).await?;
+    match request.range() {
+        Some(range) => history::read(&replica, range),
+        None => Ok(Messages {
+            messages: Vec::new(),
+            head: replica.tap.head(),
+        }),
+    }
+}
+
+async fn feed(group: &Arc<Group>, request: FeedRequest) -> Result<Messages, ReadError> {
+    let replica = open(group).await?;
+    let mut heads = replica.tap.heads();
+    let wait = Duration::from_millis(request.wait_ms.into()).min(FEED_WAIT_MAX);
+    // Running out of time is an answer too: nothing new.
+    let _ = tokio::time::timeout(wait, heads.wait_for(|head| *head > request.after)).await;
+    if let Some(recent) = replica.tap.recent_after(request.after) {
+        let messages = recent.iter().flat_map(|batch| batch.messages.iter());
+        let messages = messages.filter(|message| message.seq > request.after).take(FEED_MESSAGES_MAX);
+        return Ok(Messages {
+            messages: messages.cloned().collect(),
+            head: replica.tap.head(),
+        });
+    }
+    let replica = group.caught_up(Consistency::Stale).await?;
+    let range = Range::After {
+        seq: request.after,
+        limit: FEED_MESSAGES_MAX,
+    };
+    history::read(&replica, range)
+}
+
+impl Service for PeerService {
+    fn request(&self, from: NodeId, kind: u8, body: Bytes, reply: Reply) {
+        let Some(kind) = Kind::from_byte(kind) else {
+            return reply.refuse("this node knows no such request");
+        };
+        if let Err(error) = self.dispatch(kind, body, reply) {
+            tracing::warn!(from, ?kind, %error, "refused a peer's request");
+        }
+    }
+
+    fn admit(&self, node: NodeId, identity: [u8; 16]) -> Result<(), String> {
+        let name = format!("identity of node {node}");
+        match self.shared.store.fact(&name) {
+            Ok(Some(known)) if known == identity => Ok(()),
+            Ok(Some(_)) => Err(format!(
+                "node {node}'s disk is not the one this cluster knows: its data directory was emptied or replaced; \
+                 join it under a new node id"
+            )),
+            Ok(None) => self.shared.store.set_fact(&name, &identity).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn peer_up(&self, node: NodeId) {
+        tracing::info!(node, "a peer is up");
+        for group in self.shared.groups() {
+            group.lane().look();
+        }
+    }
+
+    fn peer_down(&self, node: NodeId) {
+        tracing::warn!(node, "lost a peer");
+        for group in self.shared.groups() {
+            group.lane().look();
+            let led = group.open_replica().is_some_and(|replica| replica.consensus.leader().leader == Some(node));
+            if led && !self.shared.is_stopping() {
+                tokio::spawn(failover::replace_leader(group, node));
+            }
+        }
+    }
+}

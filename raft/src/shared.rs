@@ -1,0 +1,120 @@
+//! What all groups of a node share: its store, its links, its options, and each other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::OnceLock;
+use std::sync::PoisonError;
+
+use accord_storage::GroupId;
+use accord_storage::Store;
+use tokio::sync::watch;
+
+use crate::api::Delivery;
+use crate::api::NodeOptions;
+use crate::consensus::ConsensusOptions;
+use crate::group::Group;
+use crate::group::Replica;
+use crate::transport::NodeId;
+use crate::transport::Peer;
+use crate::transport::Transport;
+
+pub(crate) struct Shared {
+    pub(crate) options: NodeOptions,
+    pub(crate) consensus: ConsensusOptions,
+    pub(crate) store: Store,
+    pub(crate) delivery: Arc<dyn Delivery>,
+    pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) draining: watch::Sender<bool>,
+    transport: OnceLock<Transport>,
+    groups: Mutex<HashMap<GroupId, Arc<Group>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(options: NodeOptions, store: Store, delivery: Arc<dyn Delivery>) -> Arc<Shared> {
+        let consensus = ConsensusOptions {
+            node: options.node,
+            election_timeout: options.timing.election_timeout,
+            heartbeat: options.timing.heartbeat,
+            snapshot_after_entries: options.snapshots.after_entries,
+            snapshot_keep_entries: options.snapshots.keep_entries,
+        };
+        Arc::new(Shared {
+            options,
+            consensus,
+            store,
+            delivery,
+            stopping: watch::Sender::new(false),
+            draining: watch::Sender::new(false),
+            transport: OnceLock::new(),
+            groups: Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// Called once, when the links have been started.
+    pub(crate) fn set_transport(&self, transport: Transport) {
+        assert!(self.transport.set(transport).is_ok(), "a node has one transport");
+    }
+
+    pub(crate) fn transport(&self) -> Option<&Transport> {
+        self.transport.get()
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.options.node
+    }
+
+    /// All nodes, in the order of the configuration.
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.options.members.iter().map(|member| member.node).collect()
+    }
+
+    pub(crate) fn peer(&self, node: NodeId) -> Option<Peer> {
+        self.transport()?.peer(node)
+    }
+
+    pub(crate) fn is_up(&self, node: NodeId) -> bool {
+        node == self.node() || self.peer(node).is_some_and(|peer| peer.is_up())
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// The group, made if nobody has asked for it before. Its replica is opened by whoever needs it.
+    pub(crate) fn group(self: &Arc<Self>, id: GroupId) -> Arc<Group> {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(groups.entry(id).or_insert_with(|| Group::new(id, Arc::clone(self))))
+    }
+
+    pub(crate) fn groups(&self) -> Vec<Arc<Group>> {
+        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.values().cloned().collect()
+    }
+
+    /// Forgets all groups: the node is stopping.
+    pub(crate) fn take_groups(&self) -> Vec<Arc<Group>> {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.drain().map(|(_, group)| group).collect()
+    }
+
+    /// Logs when this node becomes the leader of a group, and no more.
+    pub(crate) fn follow_leadership(self: &Arc<Self>, group: &Arc<Group>, replica: &Arc<Replica>) {
+        let mut changes = replica.consensus.leader_changes();
+        let (id, node, group) = (group.id, self.node(), Arc::downgrade(group));
+        tokio::spawn(async move {
+            let mut led_term = None;
+            loop {
+                let view = changes.leader();
+                let leads = (view.leader == Some(node)).then_some(view.term);
+                if leads.is_some() && leads != led_term {
+                    tracing::info!(group = id.0, term = view.term, "leads a group");
+                }
+                led_term = leads;
+                if !changes.changed().await || group.strong_count() == 0 {
+                    return;
+                }
+            }
+        });
+    }
+}

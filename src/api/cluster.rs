@@ -1,0 +1,114 @@
+//! `/api/cluster`: the cluster as this node sees it.
+
+use std::sync::Arc;
+
+use accord_raft::GroupStatus;
+use axum::extract::State;
+use axum::response::Response;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::extract::ChannelId;
+use super::json_of;
+use super::problem::Problem;
+use super::problem::Subject;
+use crate::app::App;
+
+#[derive(Debug, Serialize)]
+struct Overview<'a> {
+    cluster: &'a str,
+    node: u64,
+    nodes: Vec<NodeView<'a>>,
+    groups: Groups,
+    directory: Directory,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeView<'a> {
+    id: u64,
+    api: Option<&'a str>,
+    peer: &'a str,
+    zone: Option<&'a str>,
+    up: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Groups {
+    open: usize,
+    leading: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Directory {
+    leader: Option<u64>,
+    term: u64,
+    applied: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ChannelView<'a> {
+    channel: Uuid,
+    group: u64,
+    replicas: &'a [u64],
+    leader: Option<u64>,
+    term: u64,
+    /// Newest seq applied here.
+    head: u64,
+    /// Last log entry applied here, and the last one here at all.
+    applied: u64,
+    last: u64,
+}
+
+pub async fn overview(State(app): State<Arc<App>>) -> Response {
+    let status = app.node.status();
+    let api = |id: u64| {
+        let node = app.nodes.iter().find(|node| node.id == id);
+        node.map(|node| node.api.as_str())
+    };
+    let nodes = status.members.iter().map(|member| NodeView {
+        id: member.member.node,
+        api: api(member.member.node),
+        peer: &member.member.peer,
+        zone: member.member.zone.as_deref(),
+        up: member.up,
+    });
+    let GroupStatus {
+        leader,
+        term,
+        applied,
+        last: _,
+    } = status.directory;
+    json_of(&Overview {
+        cluster: &status.cluster,
+        node: status.node,
+        nodes: nodes.collect(),
+        groups: Groups {
+            open: status.groups_open,
+            leading: status.groups_leading,
+        },
+        directory: Directory {
+            leader,
+            term,
+            applied,
+        },
+    })
+}
+
+pub async fn channel(
+    State(app): State<Arc<App>>,
+    ChannelId(id): ChannelId,
+) -> Result<Response, Problem> {
+    let of_read = |error| Problem::of_read(error, Subject::Channel);
+    let channel = app.node.find_channel(id).await.map_err(of_read)?;
+    let status = app.node.channel_status(&channel).await.map_err(of_read)?;
+    Ok(json_of(&ChannelView {
+        channel: id,
+        group: status.channel.group,
+        replicas: &status.channel.replicas,
+        leader: status.raft.leader,
+        term: status.raft.term,
+        head: status.head,
+        applied: status.raft.applied,
+        last: status.raft.last,
+    }))
+}

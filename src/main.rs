@@ -1,0 +1,124 @@
+//! `accord`: one node of a replicated message store, or a local cluster of them.
+//!
+//! This file is the command line; `serve` is a node's life, `dev` the supervisor of a local
+//! cluster. The modules below them, from the outside in: `listen` (connections), `api` (requests),
+//! `socket` (WebSockets), `delivery` (committed messages on their way to sockets). Consensus and
+//! storage are crates of their own, and nothing in here names them beyond `accord_raft`.
+
+mod api;
+mod app;
+mod config;
+mod counters;
+mod delivery;
+mod dev;
+mod listen;
+mod logging;
+mod process;
+mod serve;
+mod socket;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::Subcommand;
+
+use config::Config;
+use config::ConfigError;
+use config::Overrides;
+use logging::LogFormat;
+
+/// A replicated message store: servers, channels, messages, over REST and WebSockets.
+#[derive(Debug, Parser)]
+#[command(name = "accord", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one node of a cluster.
+    ///
+    /// The node takes part in the cluster that the configuration describes. The first start of a
+    /// new cluster needs nothing else; a node that has data goes on from there. SIGTERM and SIGINT
+    /// stop it gracefully within five seconds.
+    Serve(Box<Serve>),
+    /// Run a local cluster: one process per node, under a supervisor.
+    ///
+    /// Data and the generated configuration stay in the data directory over restarts. On a terminal
+    /// the keys 1, 2, 3 … kill a node (SIGKILL) or start it again, s shows the state, q quits.
+    Dev(dev::Options),
+}
+
+#[derive(Debug, clap::Args)]
+struct Serve {
+    /// The cluster's configuration, the same for all nodes
+    #[arg(long, env = "ACCORD_CONFIG", value_name = "FILE", default_value = "cluster.toml")]
+    config: PathBuf,
+    /// Which [[node]] of it to run
+    #[arg(long, env = "ACCORD_NODE", value_name = "ID")]
+    node: u64,
+    /// How log lines look
+    #[arg(long, env = "ACCORD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
+    log_format: LogFormat,
+    /// What is logged: a level, or targets with levels, such as "info,accord_raft=debug"
+    #[arg(long, env = "ACCORD_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// Stop when standard input ends (for a supervisor that holds it open)
+    #[arg(long)]
+    exit_with_parent: bool,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(serve) => run_serve(*serve),
+        Command::Dev(options) => run_dev(options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("accord: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_serve(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::load(&serve.config, serve.node, &serve.overrides)?;
+    let own = config.node(serve.node).ok_or(ConfigError::NoSuchNode {
+        node: serve.node,
+        known: String::new(),
+    });
+    let own = own?.clone();
+    logging::start(serve.log_format, serve.log.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(serve::serve(config, own, serve.exit_with_parent));
+    // Whatever still runs was cut off on purpose; a thread that hangs must not hold the process.
+    runtime.shutdown_background();
+    Ok(result?)
+}
+
+fn run_dev(options: dev::Options) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(dev::run(options));
+    runtime.shutdown_background();
+    Ok(result?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,53 @@
+//! What every handle of one store shares.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::engine::Engine;
+use crate::queue::Queue;
+use crate::registry::Registry;
+use crate::space::Stop;
+use crate::stats::Counters;
+use crate::writer;
+
+/// The parts of an open store. Fields are dropped in their order: the lock on
+/// the directory is released only after RocksDB is closed.
+pub struct Core {
+    pub engine: Engine,
+    pub _lock: File,
+    pub queue: Queue,
+    pub counters: Counters,
+    pub groups: Registry,
+    pub has_room: AtomicBool,
+    pub stop: Stop,
+    pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
+    /// Makes the next write fail, since a disk does not do so when asked.
+    #[cfg(test)]
+    pub fault: AtomicBool,
+}
+
+impl Core {
+    /// Ends the store: says so once, then refuses everything that waits.
+    pub fn fail(&self, reason: String) {
+        tracing::error!(reason, "the store has failed");
+        let (ops, is_first) = self.queue.fail(reason.clone());
+        if is_first {
+            (self.on_fatal)(&reason);
+        }
+        writer::refuse(self, ops);
+    }
+
+    #[cfg(test)]
+    pub fn write_fault(&self) -> Result<(), String> {
+        if self.fault.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err("a planted fault".into());
+        }
+        Ok(())
+    }
+
+    #[cfg(not(test))]
+    pub fn write_fault(&self) -> Result<(), String> {
+        Ok(())
+    }
+}

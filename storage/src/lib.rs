@@ -1,0 +1,49 @@
+//! Durable storage for all groups of one node.
+//!
+//! One RocksDB holds everything, so one write-ahead log and one fsync serve
+//! every group. The invariants that this crate keeps:
+//!
+//! - A write is acknowledged (`done`) only when it is as durable as it asked
+//!   to be; all writes of all groups take effect in the order of the calls.
+//! - An appended entry is readable when [`Group::append`] returns.
+//! - Applied rows and the applied position change together, and are never
+//!   ahead of the log on disk.
+//! - A snapshot is installed wholly or not at all.
+//! - After a failed write nothing is accepted, and a damaged directory is
+//!   refused by name, never served from what is left of it.
+//!
+//! What the bytes of entries and rows mean is not known here. RocksDB is named
+//! nowhere else.
+
+mod chunk;
+mod codec;
+mod core;
+mod engine;
+mod error;
+mod group;
+mod install;
+mod keys;
+mod layout;
+mod options;
+mod queue;
+mod read;
+mod records;
+mod registry;
+mod snapshot;
+mod space;
+mod stats;
+mod store;
+mod tail;
+mod types;
+mod wal;
+mod writer;
+
+pub use error::{Error, OpenError};
+pub use group::{Group, KEY_BYTES_MAX};
+pub use install::Install;
+pub use options::{EXIT_CODE_FATAL, Options};
+pub use read::Row;
+pub use snapshot::{Chunks, Snapshot};
+pub use stats::{LATENCY_BUCKETS, LatencyHistogram, Stats};
+pub use store::Store;
+pub use types::{Done, Entry, GroupId, Have, LogId, LogState, Order, Table, Vote, Write};

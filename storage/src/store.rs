@@ -1,0 +1,320 @@
+//! Opening and closing the store of one node.
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::oneshot;
+
+use crate::core::Core;
+use crate::engine::{Engine, Family, Step};
+use crate::error::{Error, OpenError};
+use crate::group::Group;
+use crate::keys;
+use crate::options::Options;
+use crate::queue::{Op, Queue, Then};
+use crate::registry::Registry;
+use crate::space::{self, Stop};
+use crate::stats::{Counters, Stats};
+use crate::types::GroupId;
+use crate::writer;
+
+/// Where RocksDB keeps its files, below the node's directory.
+const DATABASE: &str = "db";
+const LOCK: &str = "lock";
+/// Facts are small: names, addresses, fingerprints.
+const FACT_BYTES_MAX: usize = 64 << 10;
+
+/// The store of one node. Clones share it. When the last one is dropped, or
+/// [`close`](Self::close) is called, what waits is written and its threads end;
+/// the directory is free again when no group and no snapshot is held either.
+#[derive(Clone)]
+pub struct Store {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    core: Arc<Core>,
+    identity: [u8; 16],
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Opens the store in `options.dir`, which is made when missing. Reads what
+    /// was written since the last flush, so it may take a second; the time does
+    /// not grow with history.
+    pub fn open(options: Options) -> Result<Store, OpenError> {
+        let dir = &options.dir;
+        let io = |source| OpenError::Io {
+            path: dir.clone(),
+            source,
+        };
+        let database = dir.join(DATABASE);
+        fs::create_dir_all(&database).map_err(io)?;
+        let lock = lock(dir)?;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
+        let engine = Engine::open(&database, &options)?;
+        let identity = settle(&engine, &options)?;
+        let core = Arc::new(Core {
+            engine,
+            _lock: lock,
+            queue: Queue::new(options.queue_bytes_max),
+            counters: Counters::default(),
+            groups: Registry::default(),
+            has_room: AtomicBool::new(true),
+            stop: Stop::default(),
+            on_fatal: options.on_fatal.clone(),
+            #[cfg(test)]
+            fault: AtomicBool::new(false),
+        });
+        let free_bytes_min = options.free_bytes_min;
+        space::check(&core, &database, free_bytes_min);
+        space::measure(&core, &database);
+        let handle = Arc::new(Handle {
+            core: core.clone(),
+            identity,
+            threads: Mutex::default(),
+        });
+        let writing = core.clone();
+        let writer = spawn("storage-writer", move || writer::run(&writing)).map_err(io)?;
+        handle.threads().push(writer);
+        let watcher = spawn("storage-space", move || {
+            space::run(&core, &database, free_bytes_min);
+        });
+        handle.threads().push(watcher.map_err(io)?);
+        Ok(Store { handle })
+    }
+
+    /// Random, made when the directory was: tells an emptied disk from the old.
+    pub fn identity(&self) -> [u8; 16] {
+        self.handle.identity
+    }
+
+    /// A fact about this node that was set before.
+    pub fn fact(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let core = self.core();
+        core.queue.check()?;
+        core.engine.get(Family::Facts, &keys::fact(name))
+    }
+
+    /// Keeps a small fact about this node, on the disk when this returns. It
+    /// waits for an fsync, so call it at start, and never from a `Done`.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] when it is larger than 64 KiB.
+    pub fn set_fact(&self, name: &str, value: &[u8]) -> Result<(), Error> {
+        if name.len() + value.len() > FACT_BYTES_MAX {
+            let detail = format!("the fact \"{name}\" is larger than {FACT_BYTES_MAX} bytes");
+            return Err(Error::Misuse(detail));
+        }
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let op = Op {
+            group: None,
+            steps: vec![Step::Put {
+                family: Family::Facts,
+                key: keys::fact(name),
+                value: value.to_vec(),
+            }],
+            sync: true,
+            then: Then::Nothing,
+            // A receiver that is gone no longer wants to know.
+            done: Box::new(move |result| drop(sender.send(result))),
+        };
+        self.core().queue.push(op).map_err(|(error, _)| error)?;
+        receiver.recv().unwrap_or(Err(Error::Closed))
+    }
+
+    /// Opens a group, which may be new; nothing is written until it is. Takes
+    /// three point reads and a seek, however long its history.
+    ///
+    /// # Errors
+    /// [`Error::GroupOpen`] while another handle of it lives.
+    pub fn group(&self, id: GroupId) -> Result<Group, Error> {
+        let core = self.core();
+        core.queue.check()?;
+        core.groups.open(core, id)
+    }
+
+    /// Whether the disk has room for new messages. A cheap read of what was
+    /// found at most a second ago.
+    pub fn has_room(&self) -> bool {
+        self.core().has_room.load(Ordering::Relaxed)
+    }
+
+    /// Whether more waits to be written than the disk keeps up with. Producers
+    /// should then hold back until [`ready`](Self::ready).
+    pub fn pressure(&self) -> bool {
+        self.core().queue.pressure()
+    }
+
+    /// Resolves when there is no [`pressure`](Self::pressure), or when the store
+    /// has closed or failed and the next write will say so.
+    pub async fn ready(&self) {
+        self.core().queue.ready().await;
+    }
+
+    /// The counters as of now.
+    pub fn stats(&self) -> Stats {
+        let core = self.core();
+        Stats {
+            queue_length: core.queue.length(),
+            queue_bytes: core.queue.bytes(),
+            groups_open: core.groups.open_count(),
+            ..core.counters.read()
+        }
+    }
+
+    /// Writes what waits, brings it to the disk, ends the threads. All clones
+    /// and groups refuse writes from now on. The directory is free again when
+    /// this resolves, unless a clone, a group or a snapshot is still held: then
+    /// when that is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the store failed, now or before.
+    pub async fn close(self) -> Result<(), Error> {
+        let (sender, receiver) = oneshot::channel();
+        // Joining threads and closing RocksDB block, so a thread does that.
+        let closing = spawn("storage-close", move || {
+            let result = self.handle.shut_down();
+            drop(self);
+            drop(sender.send(result));
+        });
+        closing.map_err(|error| Error::Failed(format!("no thread to close with: {error}")))?;
+        receiver.await.unwrap_or(Err(Error::Closed))
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.handle.core
+    }
+
+    #[cfg(test)]
+    pub(crate) fn plant_fault(&self) {
+        self.core().fault.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Handle {
+    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the threads once what waits is written.
+    fn shut_down(&self) -> Result<(), Error> {
+        self.core.queue.close();
+        self.core.stop.stop();
+        for joined in self.threads().drain(..) {
+            // A `Done` may hold the last handle: its thread cannot join itself,
+            // and ends right after.
+            if joined.thread().id() != thread::current().id() && joined.join().is_err() {
+                tracing::error!("a storage thread panicked");
+            }
+        }
+        self.core.queue.check()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // A failure was told when it happened.
+        let _ = self.shut_down();
+    }
+}
+
+fn spawn(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, std::io::Error> {
+    thread::Builder::new().name(name.into()).spawn(run)
+}
+
+/// Only one store may write here. The lock ends with the process.
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join(LOCK);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let locked = file.map(|file| file.try_lock().map(|()| file));
+    match locked {
+        Ok(Ok(file)) => Ok(file),
+        Ok(Err(TryLockError::WouldBlock)) => Err(OpenError::Locked {
+            dir: dir.to_path_buf(),
+        }),
+        Ok(Err(TryLockError::Error(source))) | Err(source) => Err(OpenError::Io { path, source }),
+    }
+}
+
+/// Makes the facts of a new directory, or checks those of an old one. Returns
+/// its identity.
+fn settle(engine: &Engine, options: &Options) -> Result<[u8; 16], OpenError> {
+    let dir = &options.dir;
+    let damaged = |detail: &str| OpenError::Damaged {
+        file: dir.join(DATABASE),
+        detail: detail.into(),
+    };
+    if engine.is_new() {
+        return make_facts(engine, options);
+    }
+    let fact = |key: &[u8]| match engine.get(Family::Facts, key) {
+        Ok(Some(value)) => Ok(value),
+        Ok(None) => Err(damaged("the facts about the directory are missing")),
+        Err(error) => Err(damaged(&error.to_string())),
+    };
+    let format = <[u8; 4]>::try_from(fact(keys::FORMAT_FACT)?)
+        .map(u32::from_be_bytes)
+        .map_err(|_| damaged("its format version is not a number"))?;
+    if format != keys::FORMAT {
+        return Err(OpenError::OtherFormat {
+            dir: dir.clone(),
+            found: format,
+            supported: keys::FORMAT,
+        });
+    }
+    let cluster = fact(keys::CLUSTER_FACT)?;
+    if cluster != options.cluster.as_bytes() {
+        return Err(OpenError::OtherCluster {
+            dir: dir.clone(),
+            found: String::from_utf8_lossy(&cluster).into_owned(),
+            wanted: options.cluster.clone(),
+        });
+    }
+    let node = <[u8; 8]>::try_from(fact(keys::NODE_FACT)?)
+        .map(u64::from_be_bytes)
+        .map_err(|_| damaged("its node id is not a number"))?;
+    if node != options.node {
+        return Err(OpenError::OtherNode {
+            dir: dir.clone(),
+            found: node,
+            wanted: options.node,
+        });
+    }
+    fact(keys::IDENTITY_FACT)?
+        .try_into()
+        .map_err(|_| damaged("its identity has another length"))
+}
+
+fn make_facts(engine: &Engine, options: &Options) -> Result<[u8; 16], OpenError> {
+    let failed = |detail: String| OpenError::Engine {
+        dir: options.dir.clone(),
+        detail,
+    };
+    let mut identity = [0; 16];
+    getrandom::fill(&mut identity)
+        .map_err(|error| failed(format!("the system has no randomness: {error}")))?;
+    let facts = [
+        (keys::FORMAT_FACT, keys::FORMAT.to_be_bytes().to_vec()),
+        (keys::CLUSTER_FACT, options.cluster.clone().into_bytes()),
+        (keys::NODE_FACT, options.node.to_be_bytes().to_vec()),
+        (keys::IDENTITY_FACT, identity.to_vec()),
+    ];
+    let steps = facts.map(|(key, value)| Step::Put {
+        family: Family::Facts,
+        key: key.to_vec(),
+        value,
+    });
+    engine.write_steps(&steps).map_err(failed)?;
+    Ok(identity)
+}

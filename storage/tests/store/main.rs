@@ -1,0 +1,9 @@
+//! The store as its callers see it, on real files.
+#![allow(clippy::unwrap_used)]
+
+mod crash;
+mod groups;
+mod model;
+mod opening;
+mod snapshots;
+mod support;
