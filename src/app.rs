@@ -1,8 +1,8 @@
 //! What all requests and sockets of this node share.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::Arc;
 
 use accord_raft::Node;
 use tokio::sync::watch;

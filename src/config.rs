@@ -237,7 +237,10 @@ data_dir = "data/node-3"
     #[test]
     fn unknown_keys_are_named() {
         refused(&format!("{THREE}\nzona = \"a\"\n"), "zona");
-        refused(&format!("{THREE}\n[limits]\nmessage_max = 1\n"), "message_max");
+        refused(
+            &format!("{THREE}\n[limits]\nmessage_max = 1\n"),
+            "message_max",
+        );
         refused(&format!("{THREE}\n[clutser]\n"), "clutser");
         refused("[cluster]\nname = 3\n", "name");
     }
@@ -245,14 +248,32 @@ data_dir = "data/node-3"
     #[test]
     fn ranges_are_checked_and_named() {
         let with = |section: &str| format!("{THREE}\n{section}\n");
-        refused(&with("[limits]\nmessage_bytes_max = 0"), "limits.message_bytes_max");
-        refused(&with("[limits]\nrequest_bytes_max = 10"), "limits.request_bytes_max");
-        refused(&with("[limits]\nsocket_unacked_max = 0"), "limits.socket_unacked_max");
+        refused(
+            &with("[limits]\nmessage_bytes_max = 0"),
+            "limits.message_bytes_max",
+        );
+        refused(
+            &with("[limits]\nrequest_bytes_max = 10"),
+            "limits.request_bytes_max",
+        );
+        refused(
+            &with("[limits]\nsocket_unacked_max = 0"),
+            "limits.socket_unacked_max",
+        );
         refused(&with("[limits]\nsockets_max = 0"), "limits.sockets_max");
         refused(&with("[timing]\nheartbeat_ms = 900"), "timing.heartbeat_ms");
-        refused(&with("[timing]\nelection_timeout_ms = 1"), "timing.election_timeout_ms");
-        refused(&with("[snapshots]\nafter_entries = 0"), "snapshots.after_entries");
-        refused(&with("[storage]\nblock_cache_bytes = 1"), "storage.block_cache_bytes");
+        refused(
+            &with("[timing]\nelection_timeout_ms = 1"),
+            "timing.election_timeout_ms",
+        );
+        refused(
+            &with("[snapshots]\nafter_entries = 0"),
+            "snapshots.after_entries",
+        );
+        refused(
+            &with("[storage]\nblock_cache_bytes = 1"),
+            "storage.block_cache_bytes",
+        );
     }
 
     #[test]
@@ -260,10 +281,16 @@ data_dir = "data/node-3"
         refused(&THREE.replace("id = 2", "id = 1"), "id 1 twice");
         refused(&THREE.replace("id = 2", "id = 0"), "node.id");
         refused(&THREE.replace("127.0.0.1:8082", "127.0.0.1"), "node.api");
-        refused(&THREE.replace("127.0.0.1:9082", "127.0.0.1:8081"), "127.0.0.1:8081");
+        refused(
+            &THREE.replace("127.0.0.1:9082", "127.0.0.1:8081"),
+            "127.0.0.1:8081",
+        );
         refused(&THREE.replace("127.0.0.1:9082", ":9082"), "node.peer");
         refused(&THREE.replace("data/node-2", ""), "node.data_dir");
-        refused(&THREE.replace("name = \"test\"", "name = \"a b\""), "cluster.name");
+        refused(
+            &THREE.replace("name = \"test\"", "name = \"a b\""),
+            "cluster.name",
+        );
         refused(
             &THREE.replace("name = \"test\"", "replication = 4"),
             "cluster.replication",
@@ -296,7 +323,10 @@ data_dir = "data/node-3"
         assert_eq!(config.limits.socket_unacked_max, 7);
         assert_eq!(config.snapshot_after_entries, 50);
         let own = config.node(2).unwrap();
-        assert_eq!((own.api.as_str(), own.zone.as_deref()), ("0.0.0.0:80", Some("b")));
+        assert_eq!(
+            (own.api.as_str(), own.zone.as_deref()),
+            ("0.0.0.0:80", Some("b"))
+        );
         assert_eq!(own.data_dir, PathBuf::from("/tmp/x"));
         assert_eq!(config.node(1).unwrap().api, "127.0.0.1:8081");
     }
@@ -308,7 +338,10 @@ data_dir = "data/node-3"
         let flags: Vec<String> = command
             .get_arguments()
             .map(|arg| {
-                let flag = arg.get_long().expect("overrides have long flags").to_owned();
+                let flag = arg
+                    .get_long()
+                    .expect("overrides have long flags")
+                    .to_owned();
                 let variable = arg.get_env().expect("overrides have variables");
                 let expected = format!("ACCORD_{}", flag.to_uppercase().replace('-', "_"));
                 assert_eq!(variable.to_str(), Some(expected.as_str()));

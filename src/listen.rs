@@ -1,8 +1,10 @@
 //! From accepted connections to requests.
 //!
 //! Invariants: the number of connections that are not WebSockets is bounded, and so are the bytes
-//! and the time that each may take before it has sent a whole request head. What is no HTTP is
-//! counted and closed, and nothing else.
+//! and the time that each may take before it has sent a whole request head, and the time that it may
+//! leave an answer unread. What is no HTTP is counted and closed, and nothing else.
+
+mod stall;
 
 use std::io;
 use std::pin::pin;
@@ -20,6 +22,10 @@ use tokio::sync::Semaphore;
 
 use crate::app::App;
 use crate::app::Phase;
+use stall::StallGuard;
+
+/// A connection as hyper has it, and gives it back when it is upgraded.
+pub type Accepted = StallGuard<TcpStream>;
 
 /// Most connections that are not, or not yet, WebSockets; more wait in the kernel. Sockets have a
 /// bound of their own (`sockets_max`) and free their place here when they are upgraded.
@@ -31,6 +37,8 @@ const REQUEST_HEAD_MAX: Duration = Duration::from_secs(30);
 /// Pause after a failed accept: out of file descriptors, most likely, and trying at once would only
 /// burn time until somebody closes.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How long an answer may make no progress because its client does not read.
+const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// Serves until the phase is no longer [`Phase::Running`]; connections that are open then go on.
 pub async fn serve(listener: TcpListener, app: Arc<App>, router: Router) {
@@ -60,6 +68,7 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, router: Router) {
             Err(error) if belongs_to_the_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections");
+                #[expect(clippy::disallowed_methods, reason = "the system says no sooner")]
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
@@ -70,11 +79,12 @@ async fn serve_connection(stream: TcpStream, app: &App, router: Router) {
     // Frames are small and go out whole; waiting for more would only delay them. If it cannot be
     // set the connection is ending anyway.
     let _ = stream.set_nodelay(true);
+    let guarded: Accepted = StallGuard::new(stream, STALL_MAX);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_HEAD_MAX)
         .max_buf_size(REQUEST_HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(guarded), TowerToHyperService::new(router))
         .with_upgrades();
     let mut connection = pin!(connection);
     let mut phase = app.phase.clone();

@@ -54,7 +54,12 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct Serve {
     /// The cluster's configuration, the same for all nodes
-    #[arg(long, env = "ACCORD_CONFIG", value_name = "FILE", default_value = "cluster.toml")]
+    #[arg(
+        long,
+        env = "ACCORD_CONFIG",
+        value_name = "FILE",
+        default_value = "cluster.toml"
+    )]
     config: PathBuf,
     /// Which [[node]] of it to run
     #[arg(long, env = "ACCORD_NODE", value_name = "ID")]

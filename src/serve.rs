@@ -51,10 +51,7 @@ pub enum ServeError {
         source: io::Error,
     },
     #[error("cannot listen on {address} for clients: {source}")]
-    Listen {
-        address: String,
-        source: io::Error,
-    },
+    Listen { address: String, source: io::Error },
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
     #[error("{0}")]
@@ -78,7 +75,7 @@ pub async fn serve(
         data_dir = %own.data_dir.display(),
         "starting"
     );
-    check_open_files(config.limits.sockets_max);
+    let sockets_max = sockets_within_open_files(config.limits.sockets_max);
     // Before anything else is opened, so that a second process on the same address fails early.
     let listener = TcpListener::bind(&own.api)
         .await
@@ -101,7 +98,7 @@ pub async fn serve(
         counters: Counters::default(),
         limits: config.limits,
         nodes: config.nodes,
-        sockets: Slots::new(config.limits.sockets_max),
+        sockets: Slots::new(sockets_max),
         open: Open::new(),
         phase: phase_seen,
     });
@@ -125,12 +122,18 @@ async fn stop(app: &App, phase: &watch::Sender<Phase>) {
     let end = began + STOP_MAX;
     tracing::info!(connections = app.open.count(), "stopping");
     phase.send_replace(Phase::Draining);
-    if tokio::time::timeout(DRAIN_MAX, app.node.drain()).await.is_err() {
+    if tokio::time::timeout(DRAIN_MAX, app.node.drain())
+        .await
+        .is_err()
+    {
         tracing::warn!("leadership could not be moved away in time");
     }
     phase.send_replace(Phase::Closing);
     let connections_end = end - STORE_CLOSE_MIN;
-    if tokio::time::timeout_at(connections_end, app.open.none()).await.is_err() {
+    if tokio::time::timeout_at(connections_end, app.open.none())
+        .await
+        .is_err()
+    {
         tracing::warn!(connections = app.open.count(), "connections are cut off");
     }
     if tokio::time::timeout_at(end, app.node.stop()).await.is_err() {
@@ -158,15 +161,32 @@ async fn report_readiness(app: Arc<App>, api: String) {
             Err(_) => READY_CHECK_FIRST,
         };
         was = Some(is);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "readiness is asked for, it does not tell"
+        )]
         tokio::time::sleep(pause).await;
     }
 }
 
-fn check_open_files(sockets_max: usize) {
-    let needed = sockets_max as u64 + FILES_BESIDES_SOCKETS;
-    if let Some(limit) = process::raise_open_files().filter(|limit| *limit < needed) {
-        tracing::warn!(limit, needed, "the limit of open files is below what sockets_max may need");
+/// Each socket is a file. Where the system allows fewer than `sockets_max`, that is the bound:
+/// refusing a socket is better than a store that cannot open a file.
+fn sockets_within_open_files(sockets_max: usize) -> usize {
+    let Some(open_files) = process::raise_open_files() else {
+        return sockets_max;
+    };
+    let rest = open_files
+        .saturating_sub(FILES_BESIDES_SOCKETS)
+        .max(open_files / 2);
+    let within = usize::try_from(rest).unwrap_or(usize::MAX).min(sockets_max);
+    if within < sockets_max {
+        tracing::info!(
+            open_files,
+            sockets = within,
+            "sockets are bounded by the limit of open files"
+        );
     }
+    within
 }
 
 async fn resolve(key: &'static str, address: &str) -> Result<SocketAddr, ServeError> {

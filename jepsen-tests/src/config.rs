@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Overrides of `[raft]`; `None` leaves the product's default.
+/// Overrides of `[timing]` and `[snapshots]`; `None` leaves the product's default.
 #[derive(Debug, Clone, Default)]
 pub struct RaftOptions {
     /// Lower bound of the election timeout; the upper one is twice that.
@@ -59,12 +59,18 @@ impl ConfigFile {
         );
         section(
             &mut text,
-            "raft",
+            "timing",
             &[
                 ("election_timeout_ms", self.raft.election_timeout_ms),
                 ("heartbeat_ms", self.raft.heartbeat_ms),
-                ("snapshot_after_entries", self.raft.snapshot_after_entries),
-                ("snapshot_keep_entries", self.raft.snapshot_keep_entries),
+            ],
+        );
+        section(
+            &mut text,
+            "snapshots",
+            &[
+                ("after_entries", self.raft.snapshot_after_entries),
+                ("keep_entries", self.raft.snapshot_keep_entries),
             ],
         );
         section(
@@ -164,8 +170,8 @@ mod tests {
 name = "a \"b\""
 replication = 1
 
-[raft]
-snapshot_after_entries = 50
+[snapshots]
+after_entries = 50
 
 [[node]]
 id = 1

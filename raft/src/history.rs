@@ -72,7 +72,7 @@ fn oldest_first(
 ) -> Result<Vec<Message>, ReadError> {
     let mut found: Vec<Message> = Vec::new();
     let mut bytes = 0;
-    let mut next = after + 1;
+    let mut next = after.saturating_add(1);
     while next <= head {
         let page = channel::index_from(rows, next, ROWS_PER_PAGE).map_err(storage_error)?;
         if page.is_empty() {

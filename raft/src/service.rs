@@ -15,6 +15,7 @@ use crate::api::Range;
 use crate::api::ReadError;
 use crate::consensus::wire;
 use crate::failover;
+use crate::group::DIRECTORY;
 use crate::group::Group;
 use crate::history;
 use crate::machine::Part;
@@ -102,18 +103,38 @@ impl PeerService {
     }
 }
 
-/// Opens the replica of a group that a peer takes this node to hold, whether the directory's word
-/// of it has come here yet or not.
+/// Opens the replica of a group that a client's request at another node is about.
 fn wake(group: &Arc<Group>) {
-    if group.open_replica().is_none() {
+    if group.open_replica().is_none() || !group.has_record() {
         let group = Arc::clone(group);
-        tokio::spawn(async move { open(&group).await.map(drop) });
+        tokio::spawn(async move {
+            let opened = open(&group, Asks::Client).await;
+            group.lane().look();
+            opened.map(drop)
+        });
     }
 }
 
-/// As [`Group::replica`], having asked the directory on this node first whose channel it is.
-async fn open(group: &Arc<Group>) -> Result<Arc<crate::group::Replica>, ReadError> {
-    group.shared.learn(group);
+/// On whose behalf a group is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    /// Its client knows the channel, so the directory holds it, if not yet here: waiting for that
+    /// makes sure that a new group is founded.
+    Client,
+    /// Raft's own messages must not wait for the directory. Their sender has founded the group.
+    Peer,
+}
+
+async fn open(group: &Arc<Group>, asks: Asks) -> Result<Arc<crate::group::Replica>, ReadError> {
+    let shared = &group.shared;
+    shared.learn(group);
+    if asks == Asks::Client && !group.has_record() && group.id != DIRECTORY {
+        shared.directory().caught_up(Consistency::Linearizable).await?;
+        shared.learn(group);
+        if !group.has_record() {
+            return Err(ReadError::NotFound);
+        }
+    }
     group.replica().await
 }
 
@@ -121,7 +142,11 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
     let group = shared.group(group_of(kind, &body)?);
     let text = |error: ReadError| error.to_string();
     if !matches!(kind, Kind::Read | Kind::Feed) {
-        let replica = open(&group).await.map_err(text)?;
+        let asks = match kind {
+            Kind::ReadIndex | Kind::Status => Asks::Client,
+            _ => Asks::Peer,
+        };
+        let replica = open(&group, asks).await.map_err(text)?;
         let consensus = &replica.consensus;
         return match kind {
             Kind::Vote => {
@@ -182,7 +207,7 @@ fn group_of(kind: Kind, body: &Bytes) -> Result<GroupId, String> {
 }
 
 async fn read(group: &Arc<Group>, request: ReadRequest) -> Result<Messages, ReadError> {
-    open(group).await?;
+    open(group, Asks::Client).await?;
     let replica = group.caught_up(request.consistency()).await?;
     match request.range() {
         Some(range) => history::read(&replica, range),
@@ -194,7 +219,7 @@ async fn read(group: &Arc<Group>, request: ReadRequest) -> Result<Messages, Read
 }
 
 async fn feed(group: &Arc<Group>, request: FeedRequest) -> Result<Messages, ReadError> {
-    let replica = open(group).await?;
+    let replica = open(group, Asks::Client).await?;
     let mut heads = replica.tap.heads();
     let wait = Duration::from_millis(request.wait_ms.into()).min(FEED_WAIT_MAX);
     // Running out of time is an answer too: nothing new.
@@ -238,8 +263,7 @@ impl Service for PeerService {
         }
     }
 
-    fn peer_up(&self, node: NodeId) {
-        tracing::info!(node, "a peer is up");
+    fn peer_up(&self, _: NodeId) {
         for group in self.shared.groups() {
             group.lane().look();
         }

@@ -32,7 +32,9 @@ const BODY_DISCARD_BYTES_MAX: usize = 1 << 20;
 /// Why an id in a path is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    #[error("The {what} id in the path is not a UUID such as 01900000-0000-7000-8000-000000000000.")]
+    #[error(
+        "The {what} id in the path is not a UUID such as 01900000-0000-7000-8000-000000000000."
+    )]
     Malformed { what: String },
     #[error("The path is not valid UTF-8.")]
     NotUtf8,
@@ -107,7 +109,7 @@ pub fn parse_id(text: &str) -> Option<Uuid> {
 pub enum HeaderError {
     #[error("The header {name} is given more than once.")]
     Repeated { name: &'static str },
-    #[error("The header {name} must consist of visible ASCII characters.")]
+    #[error("The header {name} is not valid UTF-8.")]
     NotText { name: &'static str },
     #[error("The header {name} must be {expected}.")]
     Malformed {
@@ -154,8 +156,8 @@ fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a s
     if values.next().is_some() {
         return Err(HeaderError::Repeated { name });
     }
-    let text = value.to_str().map_err(|_| HeaderError::NotText { name })?;
-    Ok(Some(text.trim()))
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| HeaderError::NotText { name })?;
+    Ok(Some(text))
 }
 
 /// Why a request body cannot be used.
@@ -199,7 +201,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
 pub fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     // Serde would also take an array as the fields in their order, which nobody was promised.
     let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first.is_some_and(|byte| *byte != b'{') && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok() {
+    if first.is_some_and(|byte| *byte != b'{')
+        && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
+    {
         return Err("A JSON object is needed.".to_owned());
     }
     if std::str::from_utf8(bytes).is_err() {
@@ -302,14 +306,22 @@ mod tests {
         assert_eq!(head(&[]), Ok(None));
         assert_eq!(head(&["*"]), Ok(None));
         assert_eq!(head(&["\"42\""]), Ok(Some(42)));
-        for bad in ["42", "\"\"", "\"", "\"-1\"", "W/\"4\"", "\"4\", \"5\"", "\"99999999999999999999\""] {
+        for bad in [
+            "42",
+            "\"\"",
+            "\"",
+            "\"-1\"",
+            "W/\"4\"",
+            "\"4\", \"5\"",
+            "\"99999999999999999999\"",
+        ] {
             assert!(head(&[bad]).is_err(), "{bad}");
         }
         assert!(head(&["\"1\"", "\"1\""]).is_err());
         let key = |values: &[&str]| idempotency_key(&headers("idempotency-key", values));
         assert_eq!(key(&[]).unwrap(), None);
         assert_eq!(key(&["k-1"]).unwrap().unwrap().as_str(), "k-1");
-        for bad in [&[""][..], &["a b"], &["a", "a"]] {
+        for bad in [&[""][..], &["a\tb"], &["a", "a"]] {
             assert!(key(bad).is_err(), "{bad:?}");
         }
     }

@@ -149,7 +149,9 @@ struct MessagesQuery {
 impl MessagesQuery {
     fn parse(raw: Option<&str>) -> Result<MessagesQuery, QueryError> {
         let query = Query::parse(raw)?;
-        let limit = query.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
+        let limit = query
+            .number("limit", 1..=LIMIT_MAX)?
+            .unwrap_or(LIMIT_DEFAULT);
         let range = match (query.seq("before")?, query.seq("after")?) {
             (None, None) => Range::Latest { limit },
             (Some(seq), None) => Range::Before { seq, limit },
@@ -194,7 +196,13 @@ mod tests {
             range(Some("after=0&limit=3")),
             Range::After { seq: 0, limit: 3 }
         );
-        for bad in ["limit=0", "limit=1001", "before=1&after=1", "after=-1", "before="] {
+        for bad in [
+            "limit=0",
+            "limit=1001",
+            "before=1&after=1",
+            "after=-1",
+            "before=",
+        ] {
             assert!(MessagesQuery::parse(Some(bad)).is_err(), "{bad}");
         }
     }

@@ -33,7 +33,11 @@ fn of_clients(text: &mut Text, app: &App) {
     let counters = &app.counters;
     let ready = f64::from(u8::from(app.ready().is_ok()));
     text.gauge("ready", "Whether this node can serve.", ready);
-    text.head("http_requests_total", "Answered requests by class of status.", "counter");
+    text.head(
+        "http_requests_total",
+        "Answered requests by class of status.",
+        "counter",
+    );
     for (index, counter) in counters.http_answers.iter().enumerate() {
         let class = format!("{}xx", index + 1);
         text.labelled("http_requests_total", "class", &class, counter.get() as f64);
@@ -48,17 +52,34 @@ fn of_clients(text: &mut Text, app: &App) {
         ("slow", &counters.http_rejected_slow),
         ("incomplete", &counters.http_rejected_incomplete),
     ] {
-        text.labelled("http_rejected_total", "reason", reason, counter.get() as f64);
+        text.labelled(
+            "http_rejected_total",
+            "reason",
+            reason,
+            counter.get() as f64,
+        );
     }
     let open = app.open.count() as f64;
-    text.gauge("connections", "Open connections of clients, sockets included.", open);
+    text.gauge(
+        "connections",
+        "Open connections of clients, sockets included.",
+        open,
+    );
     let taken = app.sockets.taken() as f64;
     text.gauge("sockets", "Open WebSockets.", taken);
     let (channels, subscribers) = app.hub.size();
     text.gauge("tails", "Channels with subscribers here.", channels as f64);
-    text.gauge("subscribers", "Sockets that receive messages.", subscribers as f64);
+    text.gauge(
+        "subscribers",
+        "Sockets that receive messages.",
+        subscribers as f64,
+    );
     for (name, help, counter) in [
-        ("sockets_opened_total", "WebSockets opened.", &counters.sockets_opened),
+        (
+            "sockets_opened_total",
+            "WebSockets opened.",
+            &counters.sockets_opened,
+        ),
         (
             "sockets_refused_total",
             "WebSockets refused because there were too many.",
@@ -84,8 +105,16 @@ fn of_clients(text: &mut Text, app: &App) {
             "Message frames written to sockets.",
             &counters.messages_out,
         ),
-        ("acks_total", "Acknowledgements written to sockets.", &counters.acks),
-        ("errors_total", "Error frames written to sockets.", &counters.errors),
+        (
+            "acks_total",
+            "Acknowledgements written to sockets.",
+            &counters.acks,
+        ),
+        (
+            "errors_total",
+            "Error frames written to sockets.",
+            &counters.errors,
+        ),
         (
             "catch_up_pages_total",
             "Pages of history read for sockets that were behind.",
@@ -107,9 +136,24 @@ fn of_process(text: &mut Text, usage: &Usage) {
             text.gauge(name, help, value as f64);
         }
     };
-    gauge(text, "process_resident_bytes", "Memory in use.", usage.resident_bytes);
-    gauge(text, "process_open_fds", "Open files and sockets.", usage.open_fds);
-    gauge(text, "process_max_fds", "Most open files and sockets.", usage.max_fds);
+    gauge(
+        text,
+        "process_resident_bytes",
+        "Memory in use.",
+        usage.resident_bytes,
+    );
+    gauge(
+        text,
+        "process_open_fds",
+        "Open files and sockets.",
+        usage.open_fds,
+    );
+    gauge(
+        text,
+        "process_max_fds",
+        "Most open files and sockets.",
+        usage.max_fds,
+    );
     if let Some(seconds) = usage.cpu_seconds {
         text.counter("process_cpu_seconds_total", "CPU time used.", seconds);
     }
@@ -123,14 +167,27 @@ fn of_store(text: &mut Text, metrics: &Metrics) {
             text.gauge(name, help, *value);
         }
     }
-    text.head("peer_refused_total", "Refused connections of peers.", "counter");
+    text.head(
+        "peer_refused_total",
+        "Refused connections of peers.",
+        "counter",
+    );
     for (reason, count) in &metrics.peer_refused {
         text.labelled("peer_refused_total", "reason", reason, *count as f64);
     }
     let (buckets, sum) = &metrics.fsync_seconds;
-    text.head("fsync_seconds", "Time that a synced write took.", "histogram");
+    text.head(
+        "fsync_seconds",
+        "Time that a synced write took.",
+        "histogram",
+    );
     for (bound, count) in buckets.iter().filter(|(bound, _)| bound.is_finite()) {
-        text.labelled("fsync_seconds_bucket", "le", &bound.to_string(), *count as f64);
+        text.labelled(
+            "fsync_seconds_bucket",
+            "le",
+            &bound.to_string(),
+            *count as f64,
+        );
     }
     let count = buckets.last().map_or(0, |(_, count)| *count) as f64;
     text.labelled("fsync_seconds_bucket", "le", "+Inf", count);

@@ -73,7 +73,10 @@ mod tests {
     #[test]
     fn links_lead_on() {
         let query = PageQuery::parse(Some("limit=2")).unwrap();
-        let page = |next| Page { items: vec![1, 2], next };
+        let page = |next| Page {
+            items: vec![1, 2],
+            next,
+        };
         let last = query.answer("/api/servers", &page(None), |item| *item);
         assert!(!last.headers().contains_key("link"));
         let first = query.answer("/api/servers", &page(Some(7)), |item| *item);

@@ -184,7 +184,13 @@ impl Problem {
     pub fn to_json(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         let kind = self.type_uri();
-        crate::delivery::encode::write_json(&mut out, &Shown { kind, ..self.shown() });
+        crate::delivery::encode::write_json(
+            &mut out,
+            &Shown {
+                kind,
+                ..self.shown()
+            },
+        );
         out
     }
 
@@ -312,8 +318,7 @@ impl From<NameError> for Problem {
             NameError::Characters { .. }
             | NameError::Bytes { .. }
             | NameError::Control { .. }
-            | NameError::Blank
-            | NameError::Invisible => Problem::bad_request(error.to_string()),
+            | NameError::Blank => Problem::bad_request(error.to_string()),
         }
     }
 }

@@ -186,17 +186,45 @@ impl File {
         check_name("cluster.name", &self.cluster.name)?;
         let limits = check_limits(&self.limits)?;
         let timing = &self.timing;
-        within("timing.election_timeout_ms", timing.election_timeout_ms, 50..=60_000)?;
+        within(
+            "timing.election_timeout_ms",
+            timing.election_timeout_ms,
+            50..=60_000,
+        )?;
         // Two heartbeats must fit, or one lost frame would cost a leader its office.
         let heartbeat_most = timing.election_timeout_ms / 2;
-        within("timing.heartbeat_ms", timing.heartbeat_ms, 5..=heartbeat_most)?;
-        within("timing.request_timeout_ms", timing.request_timeout_ms, 100..=60_000)?;
+        within(
+            "timing.heartbeat_ms",
+            timing.heartbeat_ms,
+            5..=heartbeat_most,
+        )?;
+        within(
+            "timing.request_timeout_ms",
+            timing.request_timeout_ms,
+            100..=60_000,
+        )?;
         let snapshots = &self.snapshots;
-        within("snapshots.after_entries", snapshots.after_entries, 1..=10_000_000)?;
-        within("snapshots.keep_entries", snapshots.keep_entries, 0..=10_000_000)?;
+        within(
+            "snapshots.after_entries",
+            snapshots.after_entries,
+            1..=10_000_000,
+        )?;
+        within(
+            "snapshots.keep_entries",
+            snapshots.keep_entries,
+            0..=10_000_000,
+        )?;
         let storage = &self.storage;
-        within("storage.block_cache_bytes", storage.block_cache_bytes, 1 << 20..=1 << 40)?;
-        within("storage.free_bytes_min", storage.free_bytes_min, 0..=1 << 50)?;
+        within(
+            "storage.block_cache_bytes",
+            storage.block_cache_bytes,
+            1 << 20..=1 << 40,
+        )?;
+        within(
+            "storage.free_bytes_min",
+            storage.free_bytes_min,
+            0..=1 << 50,
+        )?;
         Ok(Config {
             cluster: self.cluster.name,
             replication,
@@ -218,8 +246,16 @@ fn check_limits(limits: &LimitsSection) -> Result<Limits, ConfigError> {
     let message = limits.message_bytes_max;
     within("limits.message_bytes_max", message, 1..=256 << 10)?;
     let request = limits.request_bytes_max;
-    within("limits.request_bytes_max", request, message.max(1_024)..=16 << 20)?;
-    within("limits.socket_unacked_max", limits.socket_unacked_max, 1..=10_000)?;
+    within(
+        "limits.request_bytes_max",
+        request,
+        message.max(1_024)..=16 << 20,
+    )?;
+    within(
+        "limits.socket_unacked_max",
+        limits.socket_unacked_max,
+        1..=10_000,
+    )?;
     within("limits.sockets_max", limits.sockets_max, 1..=1_000_000)?;
     Ok(Limits {
         message_bytes_max: message,
@@ -231,7 +267,10 @@ fn check_limits(limits: &LimitsSection) -> Result<Limits, ConfigError> {
 
 fn check_nodes(sections: Vec<NodeSection>) -> Result<Vec<NodeConfig>, ConfigError> {
     if sections.len() > NODES_MAX {
-        return Err(invalid("node", format!("may appear {NODES_MAX} times at most")));
+        return Err(invalid(
+            "node",
+            format!("may appear {NODES_MAX} times at most"),
+        ));
     }
     let mut nodes: Vec<NodeConfig> = Vec::with_capacity(sections.len());
     let mut addresses: Vec<String> = Vec::with_capacity(2 * sections.len());
@@ -294,7 +333,10 @@ fn within<T: PartialOrd + Display>(
         return Ok(());
     }
     let (least, most) = (range.start(), range.end());
-    Err(invalid(key, format!("must be {least} to {most}, not {value}")))
+    Err(invalid(
+        key,
+        format!("must be {least} to {most}, not {value}"),
+    ))
 }
 
 fn invalid(key: &str, reason: impl Into<String>) -> ConfigError {

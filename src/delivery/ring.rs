@@ -109,14 +109,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Stands for a frame: its seq, filled up to a size.
     fn frame(seq: u64, bytes: usize) -> Bytes {
-        let text = seq.to_string();
-        let rest = bytes.saturating_sub(text.len());
-        Bytes::from(text + &" ".repeat(rest))
+        let mut filled = vec![0; bytes.max(8)];
+        filled[..8].copy_from_slice(&seq.to_be_bytes());
+        Bytes::from(filled)
     }
 
     fn seq_of(frame: &Bytes) -> u64 {
-        std::str::from_utf8(frame).unwrap().trim().parse().unwrap()
+        u64::from_be_bytes(frame[..8].try_into().unwrap())
     }
 
     fn frames(from: u64, count: u64) -> Vec<Bytes> {

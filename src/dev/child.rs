@@ -22,7 +22,12 @@ use crate::config::NodeConfig;
 const READY_CHECK: Duration = Duration::from_millis(100);
 
 /// Keys of a single node that would otherwise be replaced for all of them alike.
-const NOT_INHERITED: [&str; 4] = ["ACCORD_API", "ACCORD_PEER", "ACCORD_DATA_DIR", "ACCORD_ZONE"];
+const NOT_INHERITED: [&str; 4] = [
+    "ACCORD_API",
+    "ACCORD_PEER",
+    "ACCORD_DATA_DIR",
+    "ACCORD_ZONE",
+];
 
 /// A process that is running, or has ended without the supervisor having heard yet.
 #[derive(Debug)]
@@ -88,8 +93,14 @@ async fn watch(
 ) {
     // Held open: its end is how the child learns that the supervisor has gone.
     let _stdin = child.stdin.take();
-    let out = child.stdout.take().map(|out| pass_on(node.id, out, &events));
-    let err = child.stderr.take().map(|err| pass_on(node.id, err, &events));
+    let out = child
+        .stdout
+        .take()
+        .map(|out| pass_on(node.id, out, &events));
+    let err = child
+        .stderr
+        .take()
+        .map(|err| pass_on(node.id, err, &events));
     let ready = tokio::spawn(report_ready(node.id, node.api, events.clone()));
     let status = loop {
         tokio::select! {
@@ -133,6 +144,10 @@ fn pass_on(
 
 async fn report_ready(node: u64, api: String, events: mpsc::Sender<Event>) {
     while !probe::is_ready(&api).await {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "another process's readiness is asked for"
+        )]
         tokio::time::sleep(READY_CHECK).await;
     }
     let _ = events.send(Event::Ready { node }).await;

@@ -55,7 +55,10 @@ pub enum LayoutError {
 /// Reads the configuration of a data directory, or writes it. Ports that are asked for replace those
 /// that it has.
 pub fn prepare(options: &Options) -> Result<Layout, LayoutError> {
-    if let Some(nodes) = options.nodes.filter(|nodes| !(1..=NODES_MAX).contains(nodes)) {
+    if let Some(nodes) = options
+        .nodes
+        .filter(|nodes| !(1..=NODES_MAX).contains(nodes))
+    {
         return Err(LayoutError::Nodes(nodes));
     }
     let dir = std::path::absolute(&options.data_dir).map_err(|source| LayoutError::Io {
@@ -177,7 +180,10 @@ mod tests {
         let moved = prepare(&options(&dir, Some(5), Some(7_100))).unwrap();
         assert_eq!(moved.nodes[0].api, "127.0.0.1:7100");
         let error = prepare(&options(&dir, Some(3), None)).unwrap_err();
-        assert!(error.to_string().contains("a cluster of 5 nodes, not 3"), "{error}");
+        assert!(
+            error.to_string().contains("a cluster of 5 nodes, not 3"),
+            "{error}"
+        );
     }
 
     #[test]

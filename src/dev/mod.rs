@@ -67,10 +67,18 @@ pub enum DevError {
 #[derive(Debug)]
 enum Event {
     /// A node logged something.
-    Line { node: u64, text: String },
+    Line {
+        node: u64,
+        text: String,
+    },
     /// A node answers `/readyz` with yes.
-    Ready { node: u64 },
-    Ended { node: u64, status: Option<ExitStatus> },
+    Ready {
+        node: u64,
+    },
+    Ended {
+        node: u64,
+        status: Option<ExitStatus>,
+    },
     Key(char),
 }
 
@@ -192,7 +200,9 @@ impl Supervisor {
         };
         match was.expected_to_end {
             true => say(&format!("accord | node {node} is down ({how}){again}")),
-            false => say(&format!("accord | node {node} has ended by itself ({how}){again}")),
+            false => say(&format!(
+                "accord | node {node} has ended by itself ({how}){again}"
+            )),
         }
     }
 
@@ -214,7 +224,9 @@ impl Supervisor {
         } else {
             say(&format!("accord | starting node {node}"));
             if let Err(error) = self.start(index) {
-                say(&format!("accord | node {node} could not be started: {error}"));
+                say(&format!(
+                    "accord | node {node} could not be started: {error}"
+                ));
             }
         }
     }
@@ -244,7 +256,10 @@ impl Supervisor {
         }
         for (node, config) in self.nodes.iter().zip(&self.layout.nodes) {
             if let Some(child) = &node.child {
-                say(&format!("accord | node {} did not stop; killing it", config.id));
+                say(&format!(
+                    "accord | node {} did not stop; killing it",
+                    config.id
+                ));
                 child.kill();
             }
         }

@@ -13,7 +13,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 const ANSWER_BYTES_MAX: u64 = 256 << 10;
 
 pub async fn is_ready(api: &str) -> bool {
-    get(api, "/readyz").await.is_ok_and(|(status, _)| status == 200)
+    get(api, "/readyz")
+        .await
+        .is_ok_and(|(status, _)| status == 200)
 }
 
 /// The status and body of an answer that is not chunked, as none of ours is.

@@ -43,7 +43,11 @@ pub fn welcome(layout: &Layout, has_keys: bool) -> String {
     }
     if has_keys {
         let count = layout.nodes.len();
-        let range = if count == 1 { "1".to_owned() } else { format!("1 to {count}") };
+        let range = if count == 1 {
+            "1".to_owned()
+        } else {
+            format!("1 to {count}")
+        };
         writeln!(
             text,
             "\nKeys: {range} kills a node, or starts it again; s shows the state; q quits."
@@ -69,8 +73,8 @@ fn curl_lines(layout: &Layout) -> [String; 3] {
             at(1)
         ),
         format!(
-            "{POST} '{{\"username\":\"ann\",\"message\":\"hello\"}}' {}{messages} && \
-             curl -s {}{messages}",
+            "{POST} '{{\"username\":\"ann\",\"message\":\"hello\"}}' {}{messages}; echo; \
+             curl -s {}{messages}; echo",
             at(2),
             at(0)
         ),
@@ -103,7 +107,11 @@ pub async fn state(layout: Layout, pids: Vec<Option<u32>>) {
             Some(pid) => format!("pid {pid}, {}", of_node(node).await),
             None => "down".to_owned(),
         };
-        say(&format!("accord | node {} at {}: {line}", node.id, url(node)));
+        say(&format!(
+            "accord | node {} at {}: {line}",
+            node.id,
+            url(node)
+        ));
     }
 }
 
@@ -151,7 +159,10 @@ mod tests {
     fn each_line_asks_another_node() {
         let lines = curl_lines(&layout(3));
         for (line, port) in lines.iter().zip([8_081, 8_082, 8_083]) {
-            assert!(line.contains(&format!("127.0.0.1:{port}/api/servers")), "{line}");
+            assert!(
+                line.contains(&format!("127.0.0.1:{port}/api/servers")),
+                "{line}"
+            );
         }
         assert_eq!(
             lines[0],

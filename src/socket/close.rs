@@ -42,7 +42,10 @@ impl Close {
 
     /// Short enough for a close frame.
     pub fn reason(&self) -> &str {
-        let end = self.reason.floor_char_boundary(REASON_BYTES_MAX);
+        let mut end = self.reason.len().min(REASON_BYTES_MAX);
+        while !self.reason.is_char_boundary(end) {
+            end -= 1;
+        }
         &self.reason[..end]
     }
 }

@@ -264,7 +264,14 @@ mod tests {
             assert_eq!(parsed.nonce.as_deref(), Some("n1"), "{bad}");
             assert!(parsed.request.is_err(), "{bad}");
         }
-        for bad in ["", "hi", "[]", r#"["send","n","hi"]"#, "{", r#"{"type":"send","nonce":1}"#] {
+        for bad in [
+            "",
+            "hi",
+            "[]",
+            r#"["send","n","hi"]"#,
+            "{",
+            r#"{"type":"send","nonce":1}"#,
+        ] {
             let parsed = parse(bad);
             assert_eq!(parsed.nonce, None, "{bad}");
             assert!(parsed.request.is_err(), "{bad}");

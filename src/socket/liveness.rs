@@ -104,7 +104,10 @@ mod tests {
         assert_eq!(liveness.check(pinged + ANSWER_MAX / 2), Check::Fine);
         let mut answered = Liveness { ..liveness };
         answered.heard(pinged + ANSWER_MAX / 2);
-        assert_eq!(answered.check(pinged + ANSWER_MAX / 2 + IDLE_MAX), Check::Ping);
+        assert_eq!(
+            answered.check(pinged + ANSWER_MAX / 2 + IDLE_MAX),
+            Check::Ping
+        );
         let mut silent = Liveness {
             heard_at: start,
             pinged_at: Some(pinged),

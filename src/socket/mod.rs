@@ -23,7 +23,6 @@ use axum::extract::State;
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use crate::api::extract::ChannelIds;
 use crate::api::problem::Problem;
@@ -33,6 +32,7 @@ use crate::app::App;
 use crate::app::Phase;
 use crate::app::Slots;
 use crate::delivery::Subscription;
+use crate::listen::Accepted;
 use session::Dialect;
 use session::Session;
 use upgrade::Upgrade;
@@ -63,25 +63,32 @@ pub async fn connect(
         app.counters.sockets_refused.one();
         return Err(UpgradeError::TooManySockets.into());
     };
-    let subscription = match asked.receive {
-        true => Some(subscribe(&app, &channel, asked.after).await?),
-        false => None,
-    };
-    let seq = match &subscription {
-        Some(subscription) => subscription.cursor(),
-        // Only for showing: this socket receives nothing.
-        None => app
-            .node
-            .head(&channel, Consistency::Stale)
-            .await
-            .map_err(of_read)?,
+    let (subscription, head) = match (asked.receive, upgrade.rich) {
+        (true, _) => {
+            let (subscription, head) = subscribe(&app, &channel, asked.after).await?;
+            (Some(subscription), head)
+        }
+        // Only for its hello: this socket receives nothing.
+        (false, true) => {
+            let head = app.node.head(&channel, Consistency::Stale).await;
+            (None, head.map_err(of_read)?)
+        }
+        (false, false) => (None, 0),
     };
     let dialect = match upgrade.rich {
         true => Dialect::Rich,
         false => Dialect::Plain,
     };
-    let (on_upgrade, response) = Upgrade::response(upgrade);
-    let session = Session::new(app, channel, asked.username, dialect, subscription, seq, slot);
+    let (on_upgrade, response) = upgrade.accept();
+    let session = Session::new(
+        app,
+        channel,
+        asked.username,
+        dialect,
+        subscription,
+        head,
+        slot,
+    );
     tokio::spawn(run(on_upgrade, session));
     Ok(response)
 }
@@ -105,12 +112,12 @@ impl Asked {
     }
 }
 
-/// Follows the channel from `after`, or from now on.
+/// Follows the channel from `after`, or from now on. Answers with the channel's head too.
 async fn subscribe(
     app: &Arc<App>,
     channel: &Arc<Channel>,
     after: Option<u64>,
-) -> Result<Subscription, Problem> {
+) -> Result<(Subscription, u64), Problem> {
     let of_read = |error| Problem::of_read(error, Subject::Channel);
     let mut subscription = app
         .hub
@@ -134,10 +141,14 @@ async fn subscribe(
     // Whoever claims to have seen what does not exist has mixed up channels or clusters; waiting
     // for the channel to grow there would silently skip what comes until then.
     if cursor > head {
-        return Err(UpgradeError::AfterHead { after: cursor, head }.into());
+        return Err(UpgradeError::AfterHead {
+            after: cursor,
+            head,
+        }
+        .into());
     }
     subscription.set_cursor(cursor);
-    Ok(subscription)
+    Ok((subscription, head))
 }
 
 async fn run(on_upgrade: OnUpgrade, session: Session) {
@@ -145,12 +156,13 @@ async fn run(on_upgrade: OnUpgrade, session: Session) {
     let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_MAX, on_upgrade).await else {
         return;
     };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("an upgraded connection is not the TCP stream that was accepted");
+    let Ok(parts) = upgraded.downcast::<TokioIo<Accepted>>() else {
+        tracing::error!("an upgraded connection is not what was accepted");
         return;
     };
+    let stream = parts.io.into_inner().into_inner();
     let read = parts.read_buf.to_vec();
-    let wire = Wire::new(parts.io.into_inner(), read, session.frame_bytes_max()).await;
+    let wire = Wire::new(stream, read, session.frame_bytes_max()).await;
     session.run(wire).await;
 }
 
@@ -164,7 +176,13 @@ mod tests {
         assert_eq!(asked.username.as_str(), "100% me");
         assert_eq!((asked.after, asked.receive), (Some(7), false));
         let long = format!("username={}", "x".repeat(65));
-        for bad in ["", "username=", "username=a&after=x", "username=a&receive=no", &long] {
+        for bad in [
+            "",
+            "username=",
+            "username=a&after=x",
+            "username=a&receive=no",
+            &long,
+        ] {
             assert!(Asked::parse(Some(bad)).is_err(), "{bad}");
         }
     }

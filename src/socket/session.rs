@@ -14,15 +14,16 @@ use std::time::Duration;
 use accord_raft::Channel;
 use accord_raft::Consistency;
 use accord_raft::Draft;
-use accord_raft::machine::Message;
 use accord_raft::Pending;
 use accord_raft::Range;
 use accord_raft::ReadError;
+use accord_raft::machine::Message;
 use accord_raft::names::IdempotencyKey;
 use accord_raft::names::MessageBody;
 use accord_raft::names::Username;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
@@ -58,8 +59,10 @@ use crate::delivery::encode::MessageView;
 pub const FLUSH_BYTES_MAX: usize = 32 << 10;
 /// How long a flush may take before the client counts as not reading.
 const FLUSH_MAX: Duration = Duration::from_secs(30);
-/// Messages read from storage at a time for a socket that is behind.
+/// Messages read from storage at a time for a socket that is behind, and bytes of them if each is
+/// as large as it may be.
 const CATCH_UP_MESSAGES_MAX: usize = 128;
+const CATCH_UP_BYTES_MAX: usize = 2 << 20;
 /// Pause before history is asked for again when it could not be read.
 const CATCH_UP_RETRY: Duration = Duration::from_millis(100);
 /// How long a stopping node waits for the answers to what a socket has sent.
@@ -84,6 +87,8 @@ pub struct Session {
     dialect: Dialect,
     /// What it receives; nothing on a socket that only publishes.
     subscription: Option<Subscription>,
+    /// History that is being read while the socket is behind what its tail keeps.
+    page: Option<PageRead>,
     unacked: Unacked<Pending>,
     out: Vec<Bytes>,
     liveness: Liveness,
@@ -91,6 +96,9 @@ pub struct Session {
     _slot: Slot,
     _open: OpenGuard,
 }
+
+/// A page of history on its way.
+type PageRead = BoxFuture<'static, Result<Vec<Message>, ReadError>>;
 
 /// Why the loop ended.
 #[derive(Debug)]
@@ -113,25 +121,26 @@ enum Event {
     Stopping,
     Late,
     Answer(Answer),
+    Page(Result<Vec<Message>, ReadError>),
     News,
     Incoming(Result<Incoming, Fault>),
     Timer,
 }
 
 impl Session {
-    /// A session that has yet to run. `seq` is what its hello says.
+    /// A session that has yet to run. `head` is what its hello says.
     pub fn new(
         app: Arc<App>,
         channel: Arc<Channel>,
         username: Username,
         dialect: Dialect,
         mut subscription: Option<Subscription>,
-        seq: u64,
+        head: u64,
         slot: Slot,
     ) -> Session {
         let mut out = Vec::new();
         if dialect == Dialect::Rich {
-            out.push(frames::hello(seq, app.node.id(), Uuid::now_v7()));
+            out.push(frames::hello(head, app.node.id(), Uuid::now_v7()));
             if let Some(subscription) = &mut subscription {
                 subscription.with_events();
             }
@@ -149,6 +158,7 @@ impl Session {
             username,
             dialect,
             subscription,
+            page: None,
         }
     }
 
@@ -185,9 +195,9 @@ impl Session {
         let mut timer = std::pin::pin!(tokio::time::sleep_until(self.liveness.due()));
         let mut finish_by: Option<Instant> = None;
         loop {
-            let more = self.gather().await?;
+            let more = self.gather();
             self.write(wire).await?;
-            if finish_by.is_some() && self.unacked.is_empty() && !more {
+            if finish_by.is_some() && self.unacked.is_empty() {
                 return Err(End::Close(Close::GOING_AWAY));
             }
             let reading = finish_by.is_none() && self.unacked.len() < unacked_max;
@@ -195,6 +205,12 @@ impl Session {
             let news = async {
                 match subscription {
                     Some(subscription) => subscription.changed(out).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let page = async {
+                match &mut self.page {
+                    Some(page) => page.await,
                     None => std::future::pending().await,
                 }
             };
@@ -210,6 +226,7 @@ impl Session {
                     () = &mut stopping, if finish_by.is_none() => Event::Stopping,
                     () = late => Event::Late,
                     answer = self.unacked.next() => Event::Answer(answer),
+                    page = page => Event::Page(page),
                     () = news => Event::News,
                     incoming = wire.recv(), if reading => Event::Incoming(incoming),
                     () = &mut timer => Event::Timer,
@@ -224,6 +241,7 @@ impl Session {
                 Some(Event::Stopping) => finish_by = Some(Instant::now() + FINISH_MAX),
                 Some(Event::Late) => return Err(End::Close(Close::GOING_AWAY)),
                 Some(Event::Answer(answer)) => self.answer(answer),
+                Some(Event::Page(page)) => self.take_page(page)?,
                 Some(Event::News) | None => {}
                 Some(Event::Incoming(incoming)) => self.take(wire, incoming?).await?,
                 Some(Event::Timer) => {
@@ -244,63 +262,47 @@ impl Session {
         }
     }
 
-    /// Gathers what the client has not got yet, up to what one flush takes. Says whether there may
-    /// be more.
-    async fn gather(&mut self) -> Result<bool, End> {
+    /// Gathers what the client has not got yet, up to what one flush takes. Says whether there is
+    /// more at once.
+    fn gather(&mut self) -> bool {
         let Some(subscription) = &mut self.subscription else {
-            return Ok(false);
+            return false;
         };
         subscription.read_events(&mut self.out);
+        if self.page.is_some() {
+            return false;
+        }
         let before = self.out.len();
         let reading = subscription.read(FLUSH_BYTES_MAX, &mut self.out);
         let frames = self.out.len() - before;
         self.app.counters.messages_out.add(frames as u64);
         match reading {
-            Reading::Level => Ok(false),
-            Reading::Advanced(to) => Ok(to < subscription.head()),
-            Reading::Behind => self.catch_up().await.map(|()| true),
+            Reading::Level => false,
+            Reading::Advanced(to) => to < subscription.head(),
+            Reading::Behind => {
+                let cursor = subscription.cursor();
+                self.app.counters.catch_up_pages.one();
+                self.page = Some(read_page(&self.app, &self.channel, cursor).boxed());
+                false
+            }
         }
     }
 
-    /// Reads the next page of what the ring no longer has.
-    async fn catch_up(&mut self) -> Result<(), End> {
-        let Some(subscription) = &mut self.subscription else {
+    fn take_page(&mut self, page: Result<Vec<Message>, ReadError>) -> Result<(), End> {
+        self.page = None;
+        let messages = page.map_err(|error| End::Close(error.into()))?;
+        let (Some(subscription), Some(first)) = (&mut self.subscription, messages.first()) else {
             return Ok(());
         };
         let cursor = subscription.cursor();
-        let range = Range::After {
-            seq: cursor,
-            limit: CATCH_UP_MESSAGES_MAX,
-        };
-        let read = async |consistency| {
-            let page = self.app.node.messages(&self.channel, range, consistency);
-            page.await.map(|page| page.messages)
-        };
-        self.app.counters.catch_up_pages.one();
-        let mut page = read(Consistency::Stale).await;
-        if page.as_ref().is_ok_and(Vec::is_empty) {
-            // Whoever answered was behind what this node was told of; its leader is not.
-            page = read(Consistency::Linearizable).await;
+        if first.seq != cursor + 1 {
+            return Err(End::Close(Close::gone(first.seq)));
         }
-        match page {
-            Ok(messages) if !messages.is_empty() => {
-                if messages[0].seq != cursor + 1 {
-                    return Err(End::Close(Close::gone(messages[0].seq)));
-                }
-                let gapless = gapless(&messages);
-                let frames = encode::frames_of(gapless);
-                self.app.counters.messages_out.add(frames.len() as u64);
-                subscription.set_cursor(cursor + frames.len() as u64);
-                self.out.extend(frames);
-                Ok(())
-            }
-            // The socket stays open until there is a leader again.
-            Ok(_) | Err(ReadError::NoLeader | ReadError::Busy) => {
-                tokio::time::sleep(CATCH_UP_RETRY).await;
-                Ok(())
-            }
-            Err(error) => Err(End::Close(error.into())),
-        }
+        let frames = encode::frames_of(gapless(&messages));
+        self.app.counters.messages_out.add(frames.len() as u64);
+        subscription.set_cursor(cursor + frames.len() as u64);
+        self.out.extend(frames);
+        Ok(())
     }
 
     async fn write<S>(&mut self, wire: &mut Wire<S>) -> Result<(), End>
@@ -446,6 +448,40 @@ impl Session {
                 self.app.counters.silent_sockets.one();
                 Err(End::Close(Close::SILENT))
             }
+        }
+    }
+}
+
+/// Reads what follows `cursor`. Empty when it cannot be read for now: the socket stays open and
+/// asks again, until there is a leader.
+fn read_page(
+    app: &App,
+    channel: &Arc<Channel>,
+    cursor: u64,
+) -> impl Future<Output = Result<Vec<Message>, ReadError>> + Send + 'static {
+    let node = app.node.clone();
+    let channel = channel.clone();
+    let fitting = CATCH_UP_BYTES_MAX / app.limits.message_bytes_max;
+    let range = Range::After {
+        seq: cursor,
+        limit: fitting.clamp(1, CATCH_UP_MESSAGES_MAX),
+    };
+    async move {
+        let mut page = node.messages(&channel, range, Consistency::Stale).await;
+        if page.as_ref().is_ok_and(|page| page.messages.is_empty()) {
+            // Whoever answered was behind what this node was told of; the leader is not.
+            page = node
+                .messages(&channel, range, Consistency::Linearizable)
+                .await;
+        }
+        match page {
+            Ok(page) if !page.messages.is_empty() => Ok(page.messages),
+            Ok(_) | Err(ReadError::NoLeader | ReadError::Busy) => {
+                #[expect(clippy::disallowed_methods, reason = "a refused read says no when")]
+                tokio::time::sleep(CATCH_UP_RETRY).await;
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
         }
     }
 }

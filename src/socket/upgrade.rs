@@ -28,15 +28,17 @@ pub enum UpgradeError {
     Malformed(&'static str),
     #[error("This node has as many sockets as it may. Try again, best on another node.")]
     TooManySockets,
-    #[error("The query parameter \"after\" is {after}, beyond the channel's head, which is {head}.")]
+    #[error(
+        "The query parameter \"after\" is {after}, beyond the channel's head, which is {head}."
+    )]
     AfterHead { after: u64, head: u64 },
 }
 
 /// A request that may become a socket.
 #[derive(Debug)]
 pub struct Upgrade {
-    pub on_upgrade: OnUpgrade,
     pub rich: bool,
+    on_upgrade: OnUpgrade,
     accept: HeaderValue,
 }
 
@@ -56,7 +58,9 @@ impl Upgrade {
         }
         let key = headers.get(header::SEC_WEBSOCKET_KEY);
         let Some(key) = key.filter(|key| key.len() == KEY_BYTES) else {
-            return Err(UpgradeError::Malformed("Sec-WebSocket-Key must be 16 bytes in base64"));
+            return Err(UpgradeError::Malformed(
+                "Sec-WebSocket-Key must be 16 bytes in base64",
+            ));
         };
         let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()))
             .expect("base64 is visible ASCII");
@@ -69,18 +73,18 @@ impl Upgrade {
     }
 
     /// The answer after which the connection is a socket.
-    pub fn response(accept: Upgrade) -> (OnUpgrade, Response) {
+    pub fn accept(self) -> (OnUpgrade, Response) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept.accept);
-        if accept.rich {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, self.accept);
+        if self.rich {
             let protocol = HeaderValue::from_static(RICH);
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
-        (accept.on_upgrade, response)
+        (self.on_upgrade, response)
     }
 }
 
@@ -112,7 +116,7 @@ mod tests {
         Upgrade::of(&mut request).map(|upgrade| {
             assert_eq!(upgrade.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
             let rich = upgrade.rich;
-            let (_, response) = Upgrade::response(upgrade);
+            let (_, response) = upgrade.accept();
             assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
             let protocol = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
             assert_eq!(protocol.is_some(), rich);

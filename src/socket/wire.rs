@@ -246,7 +246,10 @@ mod tests {
         client.close(None).await.unwrap();
         assert_eq!(server.recv().await, Ok(Incoming::Closed));
         server.closed().await;
-        assert!(matches!(client.next().await, Some(Ok(Message::Close(_))) | None));
+        assert!(matches!(
+            client.next().await,
+            Some(Ok(Message::Close(_))) | None
+        ));
         let (mut server, client) = pair().await;
         drop(client);
         assert_eq!(server.recv().await, Err(Fault::Gone));

@@ -1,6 +1,6 @@
 //! RocksDB as this store uses it: three column families, batches, reads.
 //!
-//! Nothing else in the repository names RocksDB. Settings that guard data are
+//! Nothing else in the repository calls RocksDB (`wal` knows its file format). Settings that guard data are
 //! deliberate: recovery refuses any damage in the write-ahead log instead of
 //! dropping what follows it, and every block that is read is checked.
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     DBPinnableSlice, DBRawIterator, DBRecoveryMode, LogLevel, ReadOptions, SliceTransform,
-    WriteBatch, WriteOptions,
+    WriteOptions,
 };
 
 use crate::error::{Error, OpenError};
@@ -42,6 +42,9 @@ const ROWS: &str = "rows";
 
 /// A consistent view of the moment it was taken.
 pub type View<'a> = rocksdb::SnapshotWithThreadMode<'a, DB>;
+
+/// Changes that take effect together.
+pub type Batch = rocksdb::WriteBatch;
 
 /// A key and its value under a cursor.
 pub type Item<'a> = (&'a [u8], &'a [u8]);
@@ -196,7 +199,7 @@ impl Engine {
     }
 
     /// Adds `step` to `batch`. `scratch` is reused memory.
-    pub fn add(&self, batch: &mut WriteBatch, step: &Step, scratch: &mut Vec<u8>) {
+    pub fn add(&self, batch: &mut Batch, step: &Step, scratch: &mut Vec<u8>) {
         match step {
             Step::Put { family, key, value } => batch.put_cf(self.family(*family), key, value),
             Step::Entry { key, term, payload } => {
@@ -212,7 +215,7 @@ impl Engine {
     }
 
     /// Writes `batch`; with `sync` it is on the disk when this returns.
-    pub fn write(&self, batch: WriteBatch, sync: bool) -> Result<(), String> {
+    pub fn write(&self, batch: Batch, sync: bool) -> Result<(), String> {
         let mut options = WriteOptions::default();
         options.set_sync(sync);
         self.db
@@ -222,7 +225,7 @@ impl Engine {
 
     /// Writes a few steps at once and brings them to the disk.
     pub fn write_steps(&self, steps: &[Step]) -> Result<(), String> {
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         let mut scratch = Vec::new();
         for step in steps {
             self.add(&mut batch, step, &mut scratch);

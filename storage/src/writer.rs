@@ -8,10 +8,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use rocksdb::WriteBatch;
-
 use crate::core::Core;
-use crate::engine::Step;
+use crate::engine::{Batch, Step};
 use crate::error::Error;
 use crate::queue::{Op, Taken, Then};
 
@@ -37,7 +35,7 @@ pub fn run(core: &Core) {
 }
 
 fn write(core: &Core, taken: &Taken, scratch: &mut Vec<u8>) -> Result<(), String> {
-    let mut batch = WriteBatch::default();
+    let mut batch = Batch::default();
     let mut entries = 0;
     for step in taken.ops.iter().flat_map(|op| &op.steps) {
         entries += u64::from(matches!(step, Step::Entry { .. }));

@@ -85,8 +85,15 @@ impl Group {
         &self.lane
     }
 
-    pub(crate) fn set_record(&self, record: &Arc<Channel>) {
-        self.record.get_or_init(|| Arc::clone(record));
+    /// Notes what the directory says of the group. A replica that a peer's message opened before
+    /// this was known is founded now, if it still holds nothing.
+    pub(crate) fn set_record(self: &Arc<Self>, record: &Arc<Channel>) {
+        if self.record.set(Arc::clone(record)).is_ok()
+            && let Some(replica) = self.open_replica()
+        {
+            let group = Arc::clone(self);
+            tokio::spawn(async move { group.found(&replica).await });
+        }
     }
 
     pub(crate) fn has_record(&self) -> bool {
@@ -145,7 +152,6 @@ impl Group {
             return Err(ReadError::Stopping);
         }
         let stored = shared.store.group(self.id).map_err(storage_error)?;
-        let pristine = stored.is_pristine();
         let tap = Arc::new(Tap::new(Arc::clone(&shared.delivery)));
         let links = Arc::clone(shared);
         let consensus = Consensus::open(
@@ -158,11 +164,6 @@ impl Group {
         .await
         .map_err(|error| ReadError::Storage(error.to_string()))?;
         tap.begin(consensus.progress().borrow().head);
-        if pristine && self.is_here() {
-            let voters = self.replicas().unwrap_or_default();
-            // Fails if a leader's first entry has just come, which does as well.
-            let _ = consensus.initialize(&voters).await;
-        }
         let replica = Arc::new(Replica {
             consensus,
             tap,
@@ -170,12 +171,26 @@ impl Group {
             reads: SharedRounds::default(),
             confirmations: SharedRounds::default(),
         });
-        if self.first_up() == Some(shared.node()) {
-            replica.consensus.campaign(true).await;
-        }
+        self.found(&replica).await;
         shared.follow_leadership(self, &replica);
         self.lane.look();
         Ok(replica)
+    }
+
+    /// Gives a replica that holds nothing its first membership, the same on all replicas, and stands
+    /// for election where this node is the first to do so.
+    async fn found(self: &Arc<Self>, replica: &Replica) {
+        if self.is_here()
+            && replica.consensus.group().is_pristine()
+            && let Some(voters) = self.replicas()
+        {
+            // Fails if a leader's first entry has just come, which does as well.
+            let _ = replica.consensus.initialize(&voters).await;
+        }
+        let leaderless = replica.consensus.leader().leader.is_none();
+        if leaderless && self.first_up() == Some(self.shared.node()) {
+            replica.consensus.campaign(true).await;
+        }
     }
 
     /// Hands an append request to the replica, in order of calls.

@@ -120,10 +120,6 @@ impl<R> Outbox<R> {
         self.waiting.push_back(draft);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.flights.is_empty()
-    }
-
     /// Something went wrong with what was sent: [`Outbox::resume`] sends it again.
     pub(crate) fn is_stalled(&self) -> bool {
         self.stalled

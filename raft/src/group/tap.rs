@@ -57,7 +57,7 @@ impl Tap {
     pub(crate) fn recent_after(&self, seq: u64) -> Option<Vec<Arc<Committed>>> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let oldest = recent.front()?.first_seq;
-        if seq + 1 < oldest {
+        if seq.saturating_add(1) < oldest {
             return None;
         }
         let after = recent.iter().filter(|batch| last_seq(batch) > seq);

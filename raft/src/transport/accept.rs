@@ -59,6 +59,10 @@ async fn accept_for_ever(
                 if shared.may_warn(&text) {
                     warn!("{text}");
                 }
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "nothing says when there are file descriptors again"
+                )]
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -16,6 +16,8 @@ pub(super) type Answer = Result<Bytes, CallError>;
 /// The statuses of an answer; a refusal's body is its text.
 const OK: u8 = 0;
 const REFUSED: u8 = 1;
+/// There was an answer, but too much waited already to be written to the caller.
+pub(super) const LOST: u8 = 2;
 
 /// A refusal's text is cut to this, so that it never crowds out answers.
 const REFUSAL_BYTES_MAX: usize = 1_024;
@@ -29,14 +31,15 @@ pub enum CallError {
     /// Not sent: as many bytes, frames or calls wait for this node as may.
     #[error("too much waits for the node already")]
     Full,
-    /// It was sent or may have been; whether it was carried out is unknown.
-    #[error("the link to the node broke before the answer came")]
+    /// It was sent or may have been, and the link broke, or the answer found no room in the queue
+    /// back to us; whether the request was carried out is unknown.
+    #[error("the answer was lost on its way")]
     Lost,
     /// It was sent or may have been; whether it was or will be carried out is unknown.
     #[error("no answer came in time")]
     TimedOut,
     /// The answer is a refusal, or the request is larger than
-    /// [`BODY_BYTES_MAX`](super::BODY_BYTES_MAX) and was not sent.
+    /// [`BODY_BYTES_MAX`] and was not sent.
     #[error("refused: {0}")]
     Refused(String),
 }
@@ -151,6 +154,7 @@ pub(super) fn read_answer(status: u8, body: Bytes) -> Answer {
         REFUSED => Err(CallError::Refused(
             String::from_utf8_lossy(&body).into_owned(),
         )),
+        LOST => Err(CallError::Lost),
         other => Err(CallError::Refused(format!(
             "an answer of the unknown status {other}"
         ))),
@@ -197,6 +201,7 @@ mod tests {
             read_answer(REFUSED, Bytes::from_static(b"\xff")),
             Err(CallError::Refused("\u{fffd}".into()))
         );
+        assert_eq!(read_answer(LOST, Bytes::new()), Err(CallError::Lost));
         assert!(matches!(
             read_answer(9, Bytes::new()),
             Err(CallError::Refused(_))

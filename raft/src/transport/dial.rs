@@ -41,8 +41,7 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<PeerState>) {
         let pause = backoff.pause(RandomState::new().hash_one(0));
         tokio::select! {
             () = shared.until_stopped() => return,
-            () = tokio::time::sleep(pause) => {}
-            () = peer.redial.notified() => {}
+            _ = tokio::time::timeout(pause, peer.redial.notified()) => {}
         }
     }
 }

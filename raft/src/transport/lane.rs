@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::call::{Answer, Call, CallError};
+use super::call::{self, Answer, Call, CallError};
 use super::calls::Calls;
 use super::frame::{BODY_BYTES_MAX, FrameType, Header};
 use super::locked;
@@ -106,22 +106,25 @@ impl Lane {
         Call::waiting(answer)
     }
 
-    /// The parts have at most `BODY_BYTES_MAX` bytes together. On a closed lane nobody waits.
+    /// The parts have at most `BODY_BYTES_MAX` bytes together. On a closed lane nobody waits. An answer
+    /// that finds no room is replaced by the word that it was lost: cutting the link instead would
+    /// hurt calls that have nothing to do with it.
     pub(super) fn answer(&self, id: u64, status: u8, parts: &[Bytes]) {
+        let header = |tag| Header {
+            frame_type: FrameType::Answer,
+            id,
+            tag,
+        };
         let mut state = locked(&self.0);
         if state.status != LaneStatus::Open {
             return;
         }
         let waker = if state.outbox.has_room(parts.iter().map(Bytes::len).sum()) {
-            state.outbox.push(
-                Header {
-                    frame_type: FrameType::Answer,
-                    id,
-                    tag: status,
-                },
-                parts,
-            );
+            state.outbox.push(header(status), parts);
             if state.asleep { state.rouse() } else { None }
+        } else if state.outbox.has_room_for_a_word() {
+            state.outbox.push(header(call::LOST), &[]);
+            None
         } else {
             state.status = LaneStatus::Overflowed;
             state.rouse()

@@ -128,8 +128,8 @@ pub trait Service: Send + Sync + 'static {
     /// Calls to this node can be made from now on. Must not block.
     fn peer_up(&self, node: NodeId);
 
-    /// The outgoing link was lost or fell silent; every call that was under way has been answered
-    /// with [`CallError::Lost`]. One call per transition. Must not block.
+    /// The outgoing link was lost or fell silent; every call that was under way has ended with
+    /// [`CallError::Lost`]. One call per transition. Must not block.
     fn peer_down(&self, node: NodeId);
 }
 

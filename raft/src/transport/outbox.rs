@@ -48,7 +48,12 @@ impl Outbox {
     }
 
     pub(super) fn has_room(&self, body_bytes: usize) -> bool {
-        self.frames < QUEUE_FRAMES_MAX && self.bytes + HEADER_BYTES + body_bytes <= QUEUE_BYTES_MAX
+        self.has_room_for_a_word() && self.bytes + HEADER_BYTES + body_bytes <= QUEUE_BYTES_MAX
+    }
+
+    /// An empty frame is let in where only bytes are short.
+    pub(super) fn has_room_for_a_word(&self) -> bool {
+        self.frames < QUEUE_FRAMES_MAX
     }
 
     /// `parts` are the pieces of the body, which together have at most `BODY_BYTES_MAX` bytes.

@@ -205,6 +205,37 @@ async fn a_full_queue_refuses_and_empties_again() {
 }
 
 #[tokio::test]
+async fn answers_without_room_are_lost_and_the_link_stays() {
+    let cluster = pair().await;
+    let peer = cluster.nodes[&1].peer(2);
+    let calls: Vec<Call> = (0..200).map(|i| peer.call(HOLD, number(i), LONG)).collect();
+    let held = &cluster.nodes[&2].desk.held;
+    until("all requests are held", || locked(held).len() == 200).await;
+    cluster.wires[&(1, 2)].hold_still(true);
+    let large = Bytes::from(vec![5; 1 << 20]);
+    let replies = std::mem::take(&mut *locked(held));
+    for (_, reply) in replies {
+        reply.ok(large.clone());
+        tokio::task::yield_now().await;
+    }
+    cluster.wires[&(1, 2)].hold_still(false);
+    let mut lost = 0;
+    for call in calls {
+        match call.await {
+            Ok(answer) => assert!(lost == 0 && answer == large),
+            Err(error) => {
+                assert_eq!(error, CallError::Lost);
+                lost += 1;
+            }
+        }
+    }
+    assert!((1..=200 - 63).contains(&lost), "{lost} answers were lost");
+    assert_eq!(peer.call(ECHO, large.clone(), LONG).await, Ok(large));
+    assert_eq!(cluster.nodes[&1].transitions(), [(2, true)]);
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn calls_that_wait_are_bounded() {
     let cluster = pair().await;
     let peer = cluster.nodes[&1].peer(2);

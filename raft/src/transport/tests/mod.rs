@@ -201,8 +201,16 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        pause(Duration::from_millis(1)).await;
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "between two looks at a condition, and for measurements; no test relies on a length"
+)]
+async fn pause(length: Duration) {
+    tokio::time::sleep(length).await;
 }
 
 fn number(number: u64) -> Bytes {

@@ -23,7 +23,6 @@ impl Service for Echo {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
-#[allow(clippy::print_stdout, reason = "its figures are its result")]
 async fn calls_per_second() {
     let start = async |node, peer, addr: String| {
         let mut config = config(node, vec![PeerAddress { node: peer, addr }]);
@@ -67,7 +66,7 @@ async fn calls_per_second() {
         );
     }
     let (cpu, start) = (cpu_ms(), Instant::now());
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    pause(Duration::from_secs(10)).await;
     println!(
         "idle: {} ms CPU in {:.0} s",
         cpu_ms() - cpu,

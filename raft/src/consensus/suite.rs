@@ -1,0 +1,171 @@
+//! openraft's own storage tests, on this crate's log store and state machine over the real store.
+//!
+//! A second group lives in the same store and writes between the first one's operations, so that
+//! whatever one group could do to another shows.
+
+use std::io;
+use std::sync::Arc;
+
+use accord_storage as storage;
+use accord_storage::GroupId;
+use accord_storage::Options;
+use accord_storage::Store;
+use futures_util::Stream;
+use futures_util::StreamExt;
+use openraft::StorageError;
+use openraft::storage::EntryResponder;
+use openraft::storage::RaftStateMachine;
+use openraft::testing::log::StoreBuilder;
+use openraft::testing::log::Suite;
+use openraft::type_config::alias::SnapshotOf;
+use tokio::sync::mpsc;
+
+use super::log_store::LogStore;
+use super::log_store::completion;
+use super::snapshot::SnapshotData;
+use super::state_machine;
+use super::state_machine::Applier;
+use super::state_machine::Commits;
+use super::types::Entry;
+use super::types::LogId;
+use super::types::SnapshotMeta;
+use super::types::StoredMembership;
+use super::types::TypeConfig;
+use super::types::stored_entry;
+use crate::machine::Committed;
+use crate::machine::Kind;
+
+struct Nobody;
+
+impl Commits for Nobody {
+    fn committed(&self, _: &Arc<Committed>) {}
+    fn skipped(&self, _: u64) {}
+}
+
+/// Keeps a store's directory, and a neighbour that writes until this is dropped.
+struct Guard {
+    _dir: tempfile::TempDir,
+    _busy: mpsc::Sender<()>,
+}
+
+/// The state machine, with the log that the suite's snapshot test leaves out: it applies entries that
+/// were never appended, and a snapshot here carries the messages' bodies, which are in the log.
+struct Machine {
+    applier: Applier,
+    group: storage::Group,
+    applied: Vec<Entry>,
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = state_machine::Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        self.applier.applied_state().await
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        let mut items = Vec::new();
+        while let Some(item) = entries.next().await {
+            self.applied.extend(item.as_ref().ok().map(|(entry, _)| entry.clone()));
+            items.push(item);
+        }
+        self.applier.apply(futures_util::stream::iter(items)).await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        if self.group.log_state().last.is_none() {
+            let (done, written) = completion();
+            let missing = self.applied.drain(..).map(stored_entry);
+            self.group.append(missing.collect(), done);
+            written.wait().await.unwrap();
+        }
+        self.applier.get_snapshot_builder().await
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        self.applier.install_snapshot(meta, snapshot).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
+        self.applier.get_current_snapshot().await
+    }
+}
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
+    async fn build(&self) -> Result<(Guard, LogStore, Machine), StorageError<TypeConfig>> {
+        let (guard, group) = open().map_err(|error| StorageError::read(anyerror::AnyError::new(&error)))?;
+        let applier = Applier::load(Kind::Channel, group.clone(), Arc::new(Nobody))
+            .map_err(|error| StorageError::read(anyerror::AnyError::new(&error)))?;
+        let machine = Machine {
+            applier,
+            group: group.clone(),
+            applied: Vec::new(),
+        };
+        Ok((guard, LogStore::new(group), machine))
+    }
+}
+
+fn open() -> io::Result<(Guard, storage::Group)> {
+    let dir = tempfile::tempdir()?;
+    let store = Store::open(Options::new(dir.path(), "suite", 1)).map_err(io::Error::other)?;
+    let group = store.group(GroupId(7)).map_err(io::Error::other)?;
+    let neighbour = store.group(GroupId(8)).map_err(io::Error::other)?;
+    let (busy, stop) = mpsc::channel(1);
+    tokio::spawn(disturb(store, neighbour, stop));
+    let guard = Guard {
+        _dir: dir,
+        _busy: busy,
+    };
+    Ok((guard, group))
+}
+
+/// Appends, votes, truncates and purges in a group of its own until the test is over, and checks that
+/// it finds there what it wrote.
+/// The store closes behind its last handle, which this holds.
+async fn disturb(_store: Store, group: storage::Group, mut stop: mpsc::Receiver<()>) {
+    let id = |index| storage::LogId { term: 1, index };
+    for round in 0u64.. {
+        let first = round * 4;
+        let entries = (first..first + 6).map(|index| storage::Entry {
+            log_id: id(index),
+            payload: vec![1; 10].into(),
+        });
+        let (done, written) = completion();
+        group.append(entries.collect(), done);
+        let vote = storage::Vote {
+            term: round + 1,
+            node: 1,
+            committed: true,
+        };
+        group.save_vote(vote, Box::new(|_| {}));
+        group.truncate_after(Some(id(first + 3)), Box::new(|_| {}));
+        if round > 3 {
+            group.purge(id(first - 8), Box::new(|_| {}));
+        }
+        written.wait().await.unwrap();
+        assert_eq!(group.log_state().last, Some(id(first + 3)));
+        assert_eq!(group.vote(), Some(vote));
+        assert_eq!(group.entries(first..first + 9, usize::MAX).unwrap().len(), 4);
+        match stop.try_recv() {
+            Err(mpsc::error::TryRecvError::Empty) => tokio::task::yield_now().await,
+            Ok(()) | Err(mpsc::error::TryRecvError::Disconnected) => return,
+        }
+    }
+}
+
+#[test]
+fn openrafts_own_storage_suite_passes_beside_a_busy_neighbour() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let suite = runtime.block_on(Suite::test_all(Builder));
+    suite.expect("openraft's suite passes");
+}
