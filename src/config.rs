@@ -261,7 +261,10 @@ data_dir = "data/node-3"
             "limits.socket_unacked_max",
         );
         refused(&with("[limits]\nsockets_max = 0"), "limits.sockets_max");
-        refused(&with("[timing]\nheartbeat_ms = 900"), "timing.heartbeat_ms");
+        refused(
+            &with("[timing]\nheartbeat_ms = 3001"),
+            "timing.heartbeat_ms",
+        );
         refused(
             &with("[timing]\nelection_timeout_ms = 1"),
             "timing.election_timeout_ms",

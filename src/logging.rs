@@ -8,9 +8,9 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-/// The engine below reports each of its own steps at `info`; what matters of them, the `raft` crate
-/// says in its own words.
-const FILTER_DEFAULT: &str = "info,openraft=warn";
+/// The engine below reports each of its own steps at `info`, and each attempt to reach a peer that is
+/// down at `warn`; what matters of them, the `raft` crate says in its own words and once.
+const FILTER_DEFAULT: &str = "info,openraft=error";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {

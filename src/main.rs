@@ -61,7 +61,7 @@ struct Serve {
         default_value = "cluster.toml"
     )]
     config: PathBuf,
-    /// Which [[node]] of it to run
+    /// Which node of it to run
     #[arg(long, env = "ACCORD_NODE", value_name = "ID")]
     node: u64,
     /// How log lines look

@@ -55,7 +55,8 @@ pub struct Member {
     pub zone: Option<String>,
 }
 
-/// Raft's timers. They only decide how soon a silent failure is noticed, never correctness.
+/// Raft's timers. They only decide how soon a silent failure is noticed, never correctness. A node's
+/// death is noticed by its links, so these are long: each open group pays for them.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// Lower bound of the election timeout; the upper bound is twice that.
@@ -68,8 +69,8 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Timing {
-            election_timeout: Duration::from_millis(1_500),
-            heartbeat: Duration::from_millis(500),
+            election_timeout: Duration::from_millis(6_000),
+            heartbeat: Duration::from_millis(2_000),
             request_timeout: Duration::from_millis(4_500),
         }
     }

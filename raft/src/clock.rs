@@ -4,8 +4,13 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 /// Unix time in milliseconds; 0 if the clock stands before 1970.
-#[expect(clippy::disallowed_methods, reason = "the one place where the wall clock enters a command")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where the wall clock enters a command"
+)]
 pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

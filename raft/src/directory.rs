@@ -44,7 +44,10 @@ impl Shared {
 
     /// # Errors
     /// `NotFound`, or why the directory could not be read.
-    pub(crate) async fn find_channel(self: &Arc<Self>, id: Uuid) -> Result<Arc<Channel>, ReadError> {
+    pub(crate) async fn find_channel(
+        self: &Arc<Self>,
+        id: Uuid,
+    ) -> Result<Arc<Channel>, ReadError> {
         let found = self
             .find(|rows| directory::channel(rows, id.as_bytes()).map_err(storage_error))
             .await?;
@@ -53,8 +56,12 @@ impl Shared {
 
     /// # Errors
     /// Why the directory could not be read.
-    pub(crate) async fn find_server(self: &Arc<Self>, id: Uuid) -> Result<Option<Server>, ReadError> {
-        self.find(|rows| directory::server(rows, id.as_bytes()).map_err(storage_error)).await
+    pub(crate) async fn find_server(
+        self: &Arc<Self>,
+        id: Uuid,
+    ) -> Result<Option<Server>, ReadError> {
+        self.find(|rows| directory::server(rows, id.as_bytes()).map_err(storage_error))
+            .await
     }
 
     /// Nothing is ever deleted from the directory, so what this node finds is there; what it does not
@@ -102,7 +109,8 @@ impl Shared {
         if known.is_none() {
             return Err(ReadError::NotFound);
         }
-        let found = directory::channels(&replica.rows, server.as_bytes(), after, limit + 1).map_err(storage_error)?;
+        let found = directory::channels(&replica.rows, server.as_bytes(), after, limit + 1)
+            .map_err(storage_error)?;
         Ok(page(found, limit))
     }
 
@@ -116,7 +124,9 @@ impl Shared {
         let nodes = directory::nodes(&replica.rows).unwrap_or_default();
         let mut known: Vec<_> = nodes.into_iter().map(|node| (node.id, node.zone)).collect();
         let members = self.options.members.iter();
-        let mut configured: Vec<_> = members.map(|member| (member.node, member.zone.clone())).collect();
+        let mut configured: Vec<_> = members
+            .map(|member| (member.node, member.zone.clone()))
+            .collect();
         known.sort();
         configured.sort();
         replication == wanted && known == configured
@@ -127,7 +137,9 @@ impl Shared {
         let members = self.options.members.iter();
         EncodedCommand::new(&directory::Command::SetNodes {
             replication: u32::try_from(self.options.replication).unwrap_or(u32::MAX),
-            nodes: members.map(|member| (member.node, member.zone.as_deref())).collect(),
+            nodes: members
+                .map(|member| (member.node, member.zone.as_deref()))
+                .collect(),
         })
     }
 
@@ -139,7 +151,11 @@ impl Shared {
             if let Some(peer) = self.peer(node).filter(|peer| peer.is_up()) {
                 let id = Bytes::copy_from_slice(channel.as_bytes());
                 // Nobody waits for the answer.
-                drop(peer.call_parts(Kind::Ephemeral.byte(), vec![id, event.clone()], crate::peers::APPEND_DEADLINE));
+                drop(peer.call_parts(
+                    Kind::Ephemeral.byte(),
+                    vec![id, event.clone()],
+                    crate::peers::APPEND_DEADLINE,
+                ));
             }
         }
     }

@@ -1,9 +1,10 @@
-//! What a node does when another node dies: groups that the dead one led elect at once.
+//! Who stands for election, and when, without waiting for a group's election timeout.
 //!
 //! Links carry a pulse, so a node's death is known within milliseconds (its sockets close) or about
-//! a second (it falls silent), whatever the groups' own election timeouts are. A leader that a
-//! majority of its group sees dead is replaced without waiting for its lease; a leader that only one
-//! node has lost sight of is left alone.
+//! a second (it falls silent), and groups' own timers may be long. A leader that a majority of its
+//! group sees dead is replaced without waiting for its lease; one that only a single node has lost
+//! sight of is left alone. A group that was just opened and knows no leader asks for a pre-vote, the
+//! preferred leader first.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,29 +20,62 @@ const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// Tries before the election timeout is left to do the rest.
 const TRIES_MAX: usize = 8;
 
-/// Campaigns for `group` if its leader `dead` stays dead and nobody else takes over.
+/// Finds a leader for a group that was just opened.
+pub(crate) async fn first_leader(group: Arc<Group>) {
+    let Some(replicas) = group.replicas() else {
+        return;
+    };
+    let up = replicas
+        .into_iter()
+        .filter(|node| group.shared.is_up(*node));
+    let this_node = group.shared.node();
+    if let Some(turn) = up.into_iter().position(|node| node == this_node) {
+        campaign_in_turn(group, u32::try_from(turn).unwrap_or(u32::MAX), None).await;
+    }
+}
+
+/// Replaces the leader `dead` if it stays dead and nobody else takes over.
 pub(crate) async fn replace_leader(group: Arc<Group>, dead: NodeId) {
     let Some(replica) = group.open_replica() else {
         return;
     };
-    let shared = Arc::clone(&group.shared);
-    let voters = replica.consensus.voters();
-    let candidates = voters.iter().copied().filter(|node| shared.is_up(*node));
-    let Some(turn) = turn(candidates.collect(), shared.node(), group.id.0) else {
+    let voters = replica.consensus.voters().into_iter();
+    let candidates = voters.filter(|node| group.shared.is_up(*node)).collect();
+    if let Some(turn) = turn(candidates, group.shared.node(), group.id.0) {
+        campaign_in_turn(group, turn, Some(dead)).await;
+    }
+}
+
+async fn campaign_in_turn(group: Arc<Group>, turn: u32, dead: Option<NodeId>) {
+    let Some(replica) = group.open_replica() else {
         return;
     };
-    tokio::time::sleep(STAGGER * turn).await;
+    let shared = &group.shared;
+    pause(STAGGER.saturating_mul(turn)).await;
     for _ in 0..TRIES_MAX {
-        let led_by_other = replica.consensus.leader().leader.is_some_and(|leader| leader != dead);
-        if led_by_other || shared.is_stopping() || shared.is_up(dead) {
+        let leader = replica.consensus.leader().leader;
+        let led = leader.is_some_and(|leader| Some(leader) != dead);
+        let returned = dead.is_some_and(|dead| shared.is_up(dead));
+        if led || returned || shared.is_stopping() {
             return;
         }
-        let seen_dead = shared.transport().is_some_and(|links| majority_sees_dead(&links.alive(), &voters, dead));
-        if seen_dead {
-            replica.consensus.campaign(false).await;
+        match dead {
+            None => replica.consensus.campaign(true).await,
+            Some(dead) => {
+                let view = shared.transport().map(|links| links.alive());
+                let voters = replica.consensus.voters();
+                if view.is_some_and(|view| majority_sees_dead(&view, &voters, dead)) {
+                    replica.consensus.campaign(false).await;
+                }
+            }
         }
-        tokio::time::sleep(AGAIN_AFTER).await;
+        pause(AGAIN_AFTER).await;
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "candidates take turns in time")]
+async fn pause(duration: Duration) {
+    tokio::time::sleep(duration).await;
 }
 
 /// How many others go first. Groups begin with different candidates, so that the dead node's groups
@@ -63,7 +97,10 @@ fn majority_sees_dead(view: &View, voters: &[NodeId], dead: NodeId) -> bool {
         if voter == view.node {
             return !view.sees(dead);
         }
-        let sighting = view.sightings.iter().find(|sighting| sighting.node == voter);
+        let sighting = view
+            .sightings
+            .iter()
+            .find(|sighting| sighting.node == voter);
         let sees = sighting.and_then(|sighting| sighting.sees.as_ref());
         sees.is_some_and(|sees| !sees.contains(&dead))
     };
@@ -90,7 +127,9 @@ mod tests {
     #[test]
     fn candidates_take_turns_that_differ_from_group_to_group() {
         for group in 0..6 {
-            let turns: Vec<_> = [4, 7, 9].map(|node| turn(vec![9, 4, 7], node, group).unwrap()).into();
+            let turns: Vec<_> = [4, 7, 9]
+                .map(|node| turn(vec![9, 4, 7], node, group).unwrap())
+                .into();
             let mut sorted = turns.clone();
             sorted.sort_unstable();
             assert_eq!(sorted, [0, 1, 2], "group {group}: {turns:?}");
@@ -103,8 +142,17 @@ mod tests {
     fn a_leader_is_dead_when_a_majority_has_no_sight_of_it() {
         let voters = [1, 2, 3];
         assert!(majority_sees_dead(&view(2, &[(3, &[2])]), &voters, 1));
-        assert!(!majority_sees_dead(&view(2, &[(3, &[1, 2])]), &voters, 1), "node 3 sees it");
-        assert!(!majority_sees_dead(&view(2, &[(1, &[2]), (3, &[2])]), &voters, 1), "we see it");
-        assert!(!majority_sees_dead(&view(2, &[]), &voters, 1), "we see nobody");
+        assert!(
+            !majority_sees_dead(&view(2, &[(3, &[1, 2])]), &voters, 1),
+            "node 3 sees it"
+        );
+        assert!(
+            !majority_sees_dead(&view(2, &[(1, &[2]), (3, &[2])]), &voters, 1),
+            "we see it"
+        );
+        assert!(
+            !majority_sees_dead(&view(2, &[]), &voters, 1),
+            "we see nobody"
+        );
     }
 }

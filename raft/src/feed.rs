@@ -23,7 +23,12 @@ use crate::shared::Shared;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Delivers everything after `after` until `hold` is dropped or the node stops.
-pub(crate) async fn run(shared: Arc<Shared>, channel: Arc<Channel>, mut after: u64, hold: oneshot::Receiver<()>) {
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    channel: Arc<Channel>,
+    mut after: u64,
+    hold: oneshot::Receiver<()>,
+) {
     let mut stopping = shared.stopping.subscribe();
     let follow = async {
         let mut turn = 0;
@@ -32,7 +37,7 @@ pub(crate) async fn run(shared: Arc<Shared>, channel: Arc<Channel>, mut after: u
                 Some(messages) => after = deliver(&shared, &channel, after, messages),
                 None => {
                     turn += 1;
-                    tokio::time::sleep(RETRY_PAUSE).await;
+                    pause().await;
                 }
             }
         }
@@ -45,7 +50,12 @@ pub(crate) async fn run(shared: Arc<Shared>, channel: Arc<Channel>, mut after: u
 }
 
 async fn ask(shared: &Shared, channel: &Channel, after: u64, turn: usize) -> Option<Vec<Message>> {
-    let up: Vec<_> = channel.replicas.iter().copied().filter(|node| shared.is_up(*node)).collect();
+    let up: Vec<_> = channel
+        .replicas
+        .iter()
+        .copied()
+        .filter(|node| shared.is_up(*node))
+        .collect();
     // Not the preferred leader first: it has enough to do.
     let node = up.get((up.len().saturating_sub(1) + turn) % up.len().max(1))?;
     let request = FeedRequest {
@@ -54,9 +64,13 @@ async fn ask(shared: &Shared, channel: &Channel, after: u64, turn: usize) -> Opt
         wait_ms: u32::try_from(FEED_WAIT_MAX.as_millis()).unwrap_or(u32::MAX),
     };
     let deadline = FEED_WAIT_MAX + Duration::from_secs(5);
-    let call = shared.peer(*node)?.call(Kind::Feed.byte(), request.encode(), deadline);
+    let call = shared
+        .peer(*node)?
+        .call(Kind::Feed.byte(), request.encode(), deadline);
     let answer = call.await.ok()?;
-    remote::decode_answer(&answer).ok().map(|found| found.messages)
+    remote::decode_answer(&answer)
+        .ok()
+        .map(|found| found.messages)
 }
 
 /// Answers the new cursor. What is not the next in order is not delivered: it is asked for again.
@@ -64,7 +78,10 @@ fn deliver(shared: &Shared, channel: &Channel, after: u64, messages: Vec<Message
     let Some(first) = messages.first() else {
         return after;
     };
-    let gapless = messages.iter().zip(after + 1..).all(|(message, seq)| message.seq == seq);
+    let gapless = messages
+        .iter()
+        .zip(after + 1..)
+        .all(|(message, seq)| message.seq == seq);
     if !gapless {
         tracing::error!(channel = %Uuid::from_bytes(channel.id), after, "a feed had a gap");
         return after;
@@ -75,6 +92,16 @@ fn deliver(shared: &Shared, channel: &Channel, after: u64, messages: Vec<Message
         timestamp_ms: first.timestamp_ms,
         messages,
     };
-    shared.delivery.committed(Uuid::from_bytes(channel.id), &Arc::new(batch));
+    shared
+        .delivery
+        .committed(Uuid::from_bytes(channel.id), &Arc::new(batch));
     last
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a replica that fails is not asked again at once"
+)]
+async fn pause() {
+    tokio::time::sleep(RETRY_PAUSE).await;
 }

@@ -29,7 +29,9 @@ pub(crate) fn read(replica: &Replica, range: Range) -> Result<Messages, ReadErro
     let head = replica.consensus.progress().borrow().head;
     let messages = match range {
         Range::Latest { limit } => newest_first(&replica.rows, group, head, limit)?,
-        Range::Before { seq, limit } => newest_first(&replica.rows, group, seq.saturating_sub(1).min(head), limit)?,
+        Range::Before { seq, limit } => {
+            newest_first(&replica.rows, group, seq.saturating_sub(1).min(head), limit)?
+        }
         Range::After { seq, limit } => oldest_first(&replica.rows, group, seq, head, limit)?,
     };
     Ok(Messages { messages, head })
@@ -50,7 +52,12 @@ fn newest_first(
         }
         for (first_seq, row) in page {
             let batch = batch(group, first_seq, &row)?;
-            for message in batch.messages.into_iter().rev().skip_while(|message| message.seq > up_to) {
+            for message in batch
+                .messages
+                .into_iter()
+                .rev()
+                .skip_while(|message| message.seq > up_to)
+            {
                 bytes += message.body.as_str().len();
                 found.push(message);
                 if found.len() == limit.min(MESSAGES_MAX) || bytes > BYTES_MAX {
@@ -81,7 +88,10 @@ fn oldest_first(
         for (first_seq, row) in page {
             next = row.last_seq(first_seq) + 1;
             let batch = batch(group, first_seq, &row)?;
-            let wanted = batch.messages.into_iter().filter(|message| message.seq > after && message.seq <= head);
+            let wanted = batch
+                .messages
+                .into_iter()
+                .filter(|message| message.seq > after && message.seq <= head);
             for message in wanted {
                 bytes += message.body.as_str().len();
                 found.push(message);

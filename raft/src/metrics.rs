@@ -14,28 +14,122 @@ const MICROS_PER_SECOND: f64 = 1_000_000.0;
 #[expect(clippy::cast_precision_loss, reason = "Prometheus values are floats")]
 pub(crate) fn gather(shared: &Arc<Shared>, open: &[Arc<Group>]) -> Metrics {
     let store = shared.store.stats();
-    let links = shared.transport().map(|transport| transport.stats()).unwrap_or_default();
-    let leading = open.iter().filter(|group| group.status().leader == Some(shared.node())).count();
+    let links = shared
+        .transport()
+        .map(|transport| transport.stats())
+        .unwrap_or_default();
+    let leading = open
+        .iter()
+        .filter(|group| group.status().leader == Some(shared.node()))
+        .count();
     let mut values = Vec::new();
-    let mut put = |name, help, counter, value: u64| values.push((name, help, counter, value as f64));
-    put("storage_batches_total", "Batches written to the store.", true, store.batches);
-    put("storage_fsyncs_total", "Batches that were synced to the disk.", true, store.fsyncs);
-    put("storage_entries_total", "Raft log entries written.", true, store.entries);
-    put("storage_written_bytes_total", "Bytes handed to the store.", true, store.bytes_written);
-    put("storage_queue_length", "Writes that wait or are being written.", false, store.queue_length as u64);
-    put("storage_queue_bytes", "Bytes of those writes.", false, store.queue_bytes as u64);
-    put("storage_wal_bytes", "Size of the write-ahead log.", false, store.wal_bytes);
-    put("storage_disk_bytes", "Size of all files of the store.", false, store.disk_bytes);
-    put("storage_free_bytes", "Free bytes of the file system.", false, store.free_bytes);
-    put("groups_open", "Raft groups with an open replica.", false, open.len() as u64);
-    put("groups_leading", "Raft groups that this node leads.", false, leading as u64);
-    put("peer_frames_in_total", "Frames received from peers.", true, links.frames_in);
-    put("peer_frames_out_total", "Frames sent to peers.", true, links.frames_out);
-    put("peer_received_bytes_total", "Bytes received from peers.", true, links.bytes_in);
-    put("peer_sent_bytes_total", "Bytes sent to peers.", true, links.bytes_out);
-    put("peer_connects_total", "Connections to peers that came up.", true, links.connects);
-    put("peer_reconnects_total", "Connections that replaced a lost one.", true, links.reconnects);
-    let refused = Reason::ALL.iter().map(|reason| (reason.name(), links.refused.of(*reason)));
+    let mut put =
+        |name, help, counter, value: u64| values.push((name, help, counter, value as f64));
+    put(
+        "storage_batches_total",
+        "Batches written to the store.",
+        true,
+        store.batches,
+    );
+    put(
+        "storage_fsyncs_total",
+        "Batches that were synced to the disk.",
+        true,
+        store.fsyncs,
+    );
+    put(
+        "storage_entries_total",
+        "Raft log entries written.",
+        true,
+        store.entries,
+    );
+    put(
+        "storage_written_bytes_total",
+        "Bytes handed to the store.",
+        true,
+        store.bytes_written,
+    );
+    put(
+        "storage_queue_length",
+        "Writes that wait or are being written.",
+        false,
+        store.queue_length as u64,
+    );
+    put(
+        "storage_queue_bytes",
+        "Bytes of those writes.",
+        false,
+        store.queue_bytes as u64,
+    );
+    put(
+        "storage_wal_bytes",
+        "Size of the write-ahead log.",
+        false,
+        store.wal_bytes,
+    );
+    put(
+        "storage_disk_bytes",
+        "Size of all files of the store.",
+        false,
+        store.disk_bytes,
+    );
+    put(
+        "storage_free_bytes",
+        "Free bytes of the file system.",
+        false,
+        store.free_bytes,
+    );
+    put(
+        "groups_open",
+        "Raft groups with an open replica.",
+        false,
+        open.len() as u64,
+    );
+    put(
+        "groups_leading",
+        "Raft groups that this node leads.",
+        false,
+        leading as u64,
+    );
+    put(
+        "peer_frames_in_total",
+        "Frames received from peers.",
+        true,
+        links.frames_in,
+    );
+    put(
+        "peer_frames_out_total",
+        "Frames sent to peers.",
+        true,
+        links.frames_out,
+    );
+    put(
+        "peer_received_bytes_total",
+        "Bytes received from peers.",
+        true,
+        links.bytes_in,
+    );
+    put(
+        "peer_sent_bytes_total",
+        "Bytes sent to peers.",
+        true,
+        links.bytes_out,
+    );
+    put(
+        "peer_connects_total",
+        "Connections to peers that came up.",
+        true,
+        links.connects,
+    );
+    put(
+        "peer_reconnects_total",
+        "Connections that replaced a lost one.",
+        true,
+        links.reconnects,
+    );
+    let refused = Reason::ALL
+        .iter()
+        .map(|reason| (reason.name(), links.refused.of(*reason)));
     Metrics {
         values,
         peer_refused: refused.collect(),
@@ -50,7 +144,13 @@ fn histogram(latency: &LatencyHistogram) -> (Vec<(f64, u64)>, f64) {
     let buckets = latency.counts.iter().enumerate().map(|(bucket, count)| {
         sum += count;
         let upper = LatencyHistogram::upper_micros(bucket);
-        (upper.map_or(f64::INFINITY, |micros| micros as f64 / MICROS_PER_SECOND), sum)
+        (
+            upper.map_or(f64::INFINITY, |micros| micros as f64 / MICROS_PER_SECOND),
+            sum,
+        )
     });
-    (buckets.collect(), latency.sum_micros as f64 / MICROS_PER_SECOND)
+    (
+        buckets.collect(),
+        latency.sum_micros as f64 / MICROS_PER_SECOND,
+    )
 }

@@ -1,6 +1,5 @@
 //! This process's part in the cluster: one handle for everything that the edge asks of it.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -52,8 +51,11 @@ use crate::transport::NodeId;
 use crate::transport::PeerAddress;
 use crate::transport::Transport;
 
-/// How long a node that stops waits for others to take its groups over.
-const HANDOVER_MAX: Duration = Duration::from_secs(2);
+/// How often, and how long apart, a node that stops asks others to take its groups over.
+const HANDOVER_TRIES: usize = 8;
+const HANDOVER_PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks at something that another node is about to change.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How far a replica of the directory may lag, in entries, and the node still be ready.
 const READY_LAG_MAX: u64 = 10_000;
 /// A read from another node is tried this often on different replicas.
@@ -86,8 +88,15 @@ impl Node {
     ///
     /// # Errors
     /// See [`StartError`]; each text is a sentence for an operator.
-    pub async fn start(options: NodeOptions, delivery: Arc<dyn Delivery>) -> Result<Node, StartError> {
-        if !options.members.iter().any(|member| member.node == options.node) {
+    pub async fn start(
+        options: NodeOptions,
+        delivery: Arc<dyn Delivery>,
+    ) -> Result<Node, StartError> {
+        if !options
+            .members
+            .iter()
+            .any(|member| member.node == options.node)
+        {
             return Err(StartError::NotAMember(options.node));
         }
         let mut stored = storage::Options::new(&options.data_dir, &options.cluster, options.node);
@@ -132,7 +141,11 @@ impl Node {
 
     /// # Errors
     /// See [`WriteError`].
-    pub async fn create_channel(&self, server: Uuid, name: ChannelName) -> Result<Channel, WriteError> {
+    pub async fn create_channel(
+        &self,
+        server: Uuid,
+        name: ChannelName,
+    ) -> Result<Channel, WriteError> {
         let id = Uuid::now_v7();
         let command = EncodedCommand::new(&Command::CreateChannel {
             id: id.into_bytes(),
@@ -145,7 +158,7 @@ impl Node {
                 Verdict::Outcome(Outcome::ChannelCreated(channel)) => Ok(channel),
                 // The first leader has not told the directory of the nodes yet.
                 Verdict::Outcome(Outcome::NoNodes) if Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    pause(LOOK_AGAIN).await;
                     continue;
                 }
                 Verdict::Repeated => match self.shared.find_channel(id).await {
@@ -187,7 +200,9 @@ impl Node {
         after: Option<u64>,
         limit: usize,
     ) -> Result<Page<Channel>, ReadError> {
-        self.shared.channels(server, consistency, after, limit).await
+        self.shared
+            .channels(server, consistency, after, limit)
+            .await
     }
 
     /// # Errors
@@ -213,7 +228,10 @@ impl Node {
         if let Err(error) = self.admit() {
             return Pending::refused(error);
         }
-        match self.lane(channel).submit(pending::encode(&draft), self.deadline()) {
+        match self
+            .lane(channel)
+            .submit(pending::encode(&draft), self.deadline())
+        {
             Some(answer) => Pending::new(self.clone(), Arc::clone(channel), &draft, answer),
             None => Pending::refused(WriteError::Busy),
         }
@@ -238,41 +256,63 @@ impl Node {
             let replica = group.caught_up(consistency).await?;
             return history::read(&replica, range);
         }
-        self.read_elsewhere(channel, ReadRequest::messages(channel.group, range, consistency)).await
+        self.read_elsewhere(
+            channel,
+            ReadRequest::messages(channel.group, range, consistency),
+        )
+        .await
     }
 
     /// The channel's head.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub async fn head(&self, channel: &Arc<Channel>, consistency: Consistency) -> Result<u64, ReadError> {
+    pub async fn head(
+        &self,
+        channel: &Arc<Channel>,
+        consistency: Consistency,
+    ) -> Result<u64, ReadError> {
         let group = self.group(channel);
         if group.is_here() {
             let replica = group.caught_up(consistency).await?;
             return Ok(replica.tap.head());
         }
         let request = ReadRequest::head(channel.group, consistency);
-        self.read_elsewhere(channel, request).await.map(|found| found.head)
+        self.read_elsewhere(channel, request)
+            .await
+            .map(|found| found.head)
     }
 
-    async fn read_elsewhere(&self, channel: &Channel, request: ReadRequest) -> Result<Messages, ReadError> {
+    async fn read_elsewhere(
+        &self,
+        channel: &Channel,
+        request: ReadRequest,
+    ) -> Result<Messages, ReadError> {
         let deadline = self.deadline();
         let mut tries = 0;
         loop {
-            let up: Vec<_> = channel.replicas.iter().filter(|node| self.shared.is_up(**node)).collect();
-            let peer = up.get(tries % up.len().max(1)).and_then(|node| self.shared.peer(**node));
+            let up: Vec<_> = channel
+                .replicas
+                .iter()
+                .filter(|node| self.shared.is_up(**node))
+                .collect();
+            let peer = up
+                .get(tries % up.len().max(1))
+                .and_then(|node| self.shared.peer(**node));
             if let Some(peer) = peer {
                 let call = peer.call(Kind::Read.byte(), request.encode(), APPEND_DEADLINE);
                 match call.await {
                     Ok(answer) => return remote::decode_answer(&answer),
-                    Err(error) => tracing::debug!(node = peer.node(), %error, "a read failed on another node"),
+                    Err(error) => {
+                        tracing::debug!(node = peer.node(), %error, "a read failed on another node")
+                    }
                 }
             }
             tries += 1;
             if tries >= REMOTE_TRIES_MAX && Instant::now() >= deadline {
                 return Err(ReadError::NoLeader);
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pause(LOOK_AGAIN).await;
         }
     }
 
@@ -295,11 +335,19 @@ impl Node {
                 _hold: None,
             });
         }
-        let head = match tokio::time::timeout(ATTACH_WAIT, self.head(channel, Consistency::Linearizable)).await {
-            Ok(Ok(head)) => head,
-            Ok(Err(_)) | Err(_) => self.head(channel, Consistency::Stale).await?,
-        };
-        tokio::spawn(feed::run(Arc::clone(&self.shared), Arc::clone(channel), head, held));
+        let head =
+            match tokio::time::timeout(ATTACH_WAIT, self.head(channel, Consistency::Linearizable))
+                .await
+            {
+                Ok(Ok(head)) => head,
+                Ok(Err(_)) | Err(_) => self.head(channel, Consistency::Stale).await?,
+            };
+        tokio::spawn(feed::run(
+            Arc::clone(&self.shared),
+            Arc::clone(channel),
+            head,
+            held,
+        ));
         Ok(Attachment {
             head,
             _hold: Some(hold),
@@ -313,7 +361,9 @@ impl Node {
 
     pub fn status(&self) -> Status {
         let open = self.open_groups();
-        let leading = open.iter().filter(|group| group.status().leader == Some(self.id()));
+        let leading = open
+            .iter()
+            .filter(|group| group.status().leader == Some(self.id()));
         let members = self.shared.options.members.iter();
         Status {
             cluster: self.shared.options.cluster.clone(),
@@ -337,13 +387,19 @@ impl Node {
     /// # Errors
     /// A sentence that says what is missing.
     pub fn ready(&self) -> Result<(), String> {
-        if self.shared.is_stopping() || *self.shared.draining.borrow() {
+        if self.shared.is_draining() {
             return Err("this node is stopping".into());
         }
         let nodes = self.shared.nodes();
-        let up = nodes.iter().filter(|node| self.shared.is_up(**node)).count();
+        let up = nodes
+            .iter()
+            .filter(|node| self.shared.is_up(**node))
+            .count();
         if up <= nodes.len() / 2 {
-            return Err(format!("{up} of {} nodes are up, which is no majority", nodes.len()));
+            return Err(format!(
+                "{up} of {} nodes are up, which is no majority",
+                nodes.len()
+            ));
         }
         let directory = self.shared.directory().status();
         let Some(leader) = directory.leader else {
@@ -374,8 +430,13 @@ impl Node {
             });
         }
         let body = Bytes::copy_from_slice(&channel.group.to_le_bytes());
-        let up = channel.replicas.iter().find(|node| self.shared.is_up(**node));
-        let peer = up.and_then(|node| self.shared.peer(*node)).ok_or(ReadError::NoLeader)?;
+        let up = channel
+            .replicas
+            .iter()
+            .find(|node| self.shared.is_up(**node));
+        let peer = up
+            .and_then(|node| self.shared.peer(*node))
+            .ok_or(ReadError::NoLeader)?;
         let call = peer.call(Kind::Status.byte(), body, APPEND_DEADLINE);
         let answer = call.await.map_err(|_| ReadError::NoLeader)?;
         let answer = StatusAnswer::decode(&answer).map_err(|_| ReadError::NoLeader)?;
@@ -394,25 +455,24 @@ impl Node {
         metrics::gather(&self.shared, &self.open_groups())
     }
 
-    /// Refuses new writes and hands this node's groups to others, for two seconds at most. What is
+    /// Refuses new writes and hands this node's groups to others, for 0.8 seconds at most. What is
     /// under way is finished.
     pub async fn drain(&self) {
         self.shared.draining.send_replace(true);
-        let handover = async {
-            loop {
-                let mut left = 0;
-                for group in self.open_groups() {
-                    left += usize::from(self.hand_over(&group).await);
-                }
-                if left == 0 {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+        // Where all nodes stop at once nobody takes over; a few tries tell.
+        for _ in 0..HANDOVER_TRIES {
+            let mut left = 0;
+            for group in self.open_groups() {
+                left += usize::from(self.hand_over(&group).await);
             }
-        };
-        if tokio::time::timeout(HANDOVER_MAX, handover).await.is_err() {
-            tracing::warn!("stopping although this node still leads groups: nobody took them over in time");
+            if left == 0 {
+                return;
+            }
+            pause(HANDOVER_PAUSE).await;
         }
+        tracing::warn!(
+            "stopping although this node still leads groups: nobody took them over in time"
+        );
     }
 
     /// Asks the next replica that is up to lead; false if there is nothing to hand over, or nobody.
@@ -424,7 +484,9 @@ impl Node {
             return false;
         }
         let voters = replica.consensus.voters();
-        let others = voters.into_iter().filter(|node| *node != self.id() && self.shared.is_up(*node));
+        let others = voters
+            .into_iter()
+            .filter(|node| *node != self.id() && self.shared.is_up(*node));
         let others: Vec<_> = others.collect();
         // Spread over the others.
         let index = usize::try_from(group.id.0).unwrap_or(0) % others.len().max(1);
@@ -439,9 +501,13 @@ impl Node {
     pub async fn stop(&self) {
         self.shared.stopping.send_replace(true);
         let groups = self.shared.take_groups();
-        let stops = groups.iter().filter_map(|group| group.open_replica()).map(|replica| async move {
-            replica.consensus.stop().await;
-        });
+        let stops =
+            groups
+                .iter()
+                .filter_map(|group| group.open_replica())
+                .map(|replica| async move {
+                    replica.consensus.stop().await;
+                });
         futures_util::future::join_all(stops).await;
         if let Some(transport) = self.shared.transport() {
             transport.stop().await;
@@ -453,7 +519,7 @@ impl Node {
     }
 
     fn admit(&self) -> Result<(), WriteError> {
-        if self.shared.is_stopping() || *self.shared.draining.borrow() {
+        if self.shared.is_draining() {
             return Err(WriteError::Stopping);
         }
         if !self.shared.store.has_room() {
@@ -474,30 +540,38 @@ impl Node {
 
     fn open_groups(&self) -> Vec<Arc<Group>> {
         let groups = self.shared.groups().into_iter();
-        groups.filter(|group| group.open_replica().is_some()).collect()
+        groups
+            .filter(|group| group.open_replica().is_some())
+            .collect()
     }
 }
 
 /// Tells the directory which nodes there are, if it does not know yet. Every node offers to: the
 /// command changes nothing the second time.
-fn introduce_nodes(shared: Arc<Shared>) -> impl Future<Output = ()> + Send {
-    async move {
-        let directory = shared.directory();
-        while !shared.is_stopping() && !*shared.draining.borrow() {
-            let level = directory.caught_up(Consistency::Linearizable).await;
-            if level.is_ok() {
-                if shared.knows_nodes() {
-                    return;
-                }
-                let deadline = Instant::now() + shared.options.timing.request_timeout;
-                if let Some(answer) = directory.lane().submit(shared.set_nodes(), deadline) {
-                    // Whatever came of it shows in the next look.
-                    let _ = answer.await;
-                }
+async fn introduce_nodes(shared: Arc<Shared>) {
+    let directory = shared.directory();
+    while !shared.is_draining() {
+        let level = directory.caught_up(Consistency::Linearizable).await;
+        if level.is_ok() {
+            if shared.knows_nodes() {
+                return;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            let deadline = Instant::now() + shared.options.timing.request_timeout;
+            if let Some(answer) = directory.lane().submit(shared.set_nodes(), deadline) {
+                // Whatever came of it shows in the next look.
+                let _ = answer.await;
+            }
         }
+        pause(LOOK_AGAIN).await;
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what another node does cannot be waited for otherwise"
+)]
+async fn pause(duration: Duration) {
+    tokio::time::sleep(duration).await;
 }
 
 fn transport_config(options: &NodeOptions, identity: [u8; 16]) -> transport::Config {
@@ -512,7 +586,11 @@ fn transport_config(options: &NodeOptions, identity: [u8; 16]) -> transport::Con
         cluster: options.cluster.clone(),
         node: options.node,
         identity,
-        fingerprint: format!("replication={} nodes={}", options.replication, nodes.join(",")),
+        fingerprint: format!(
+            "replication={} nodes={}",
+            options.replication,
+            nodes.join(",")
+        ),
         listen: options.listen,
         peers: peers.collect(),
         timing: transport::Timing::default(),

@@ -60,6 +60,9 @@ mod tests {
     #[test]
     fn a_kind_is_its_byte_and_back() {
         let known = (0..=255u8).filter_map(Kind::from_byte);
-        assert_eq!(known.map(Kind::byte).collect::<Vec<_>>(), (1..=13).collect::<Vec<_>>());
+        assert_eq!(
+            known.map(Kind::byte).collect::<Vec<_>>(),
+            (1..=13).collect::<Vec<_>>()
+        );
     }
 }

@@ -109,7 +109,9 @@ impl Future for Pending {
                     match judge(verdict.unwrap_or(Verdict::Unknown)) {
                         Some(result) => return Poll::Ready(result),
                         None => match origin.take() {
-                            Some(origin) => self.state = State::Searching(Box::pin(origin.search())),
+                            Some(origin) => {
+                                self.state = State::Searching(Box::pin(origin.search()))
+                            }
                             None => return Poll::Ready(Err(WriteError::OutcomeUnknown)),
                         },
                     }
@@ -164,9 +166,16 @@ impl Origin {
         let mut consistency = crate::api::Consistency::Linearizable;
         let mut head = None;
         while searched < SEARCH_MESSAGES_MAX {
-            let page = self.node.messages(&self.channel, range, consistency).await.map_err(lost)?;
+            let page = self
+                .node
+                .messages(&self.channel, range, consistency)
+                .await
+                .map_err(lost)?;
             head.get_or_insert(page.head);
-            let found = page.messages.iter().find(|message| message.id == *self.id.as_bytes());
+            let found = page
+                .messages
+                .iter()
+                .find(|message| message.id == *self.id.as_bytes());
             if let Some(message) = found {
                 return Ok(Position {
                     seq: message.seq,
@@ -188,7 +197,10 @@ impl Origin {
         // It was taken and did not become a message: it was refused, or its key had been used.
         if let Some(draft) = self.keyed {
             let deadline = Instant::now() + self.node.shared().options.timing.request_timeout;
-            let answer = self.node.lane(&self.channel).submit(encode(&draft), deadline);
+            let answer = self
+                .node
+                .lane(&self.channel)
+                .submit(encode(&draft), deadline);
             let verdict = match answer {
                 Some(answer) => answer.await.unwrap_or(Verdict::Unknown),
                 None => Verdict::Unknown,

@@ -76,8 +76,14 @@ impl ReadRequest {
         let limit = self.limit as usize;
         match self.stretch {
             Stretch::Latest => Some(Range::Latest { limit }),
-            Stretch::Before => Some(Range::Before { seq: self.seq, limit }),
-            Stretch::After => Some(Range::After { seq: self.seq, limit }),
+            Stretch::Before => Some(Range::Before {
+                seq: self.seq,
+                limit,
+            }),
+            Stretch::After => Some(Range::After {
+                seq: self.seq,
+                limit,
+            }),
             Stretch::Head => None,
         }
     }
@@ -112,7 +118,10 @@ impl FeedRequest {
 
 #[derive(Encode, Decode)]
 enum ReadAnswer {
-    Messages { head: u64, messages: Vec<WireMessage> },
+    Messages {
+        head: u64,
+        messages: Vec<WireMessage>,
+    },
     Error(WireError),
 }
 
@@ -241,7 +250,8 @@ mod tests {
 
     #[test]
     fn requests_and_answers_survive_the_wire() {
-        let request = ReadRequest::messages(7, Range::Before { seq: 9, limit: 50 }, Consistency::Stale);
+        let request =
+            ReadRequest::messages(7, Range::Before { seq: 9, limit: 50 }, Consistency::Stale);
         assert_eq!(ReadRequest::decode(&request.encode()).unwrap(), request);
         assert_eq!(request.range(), Some(Range::Before { seq: 9, limit: 50 }));
         let found = Messages {
@@ -257,7 +267,10 @@ mod tests {
         };
         let back = decode_answer(&encode_answer(Ok(found.clone()))).unwrap();
         assert_eq!((back.head, back.messages), (found.head, found.messages));
-        assert_eq!(decode_answer(&encode_answer(Err(ReadError::Busy))).unwrap_err(), ReadError::Busy);
+        assert_eq!(
+            decode_answer(&encode_answer(Err(ReadError::Busy))).unwrap_err(),
+            ReadError::Busy
+        );
     }
 
     proptest! {

@@ -32,6 +32,8 @@ impl View for GroupRows {
         order: Order,
         limit: usize,
     ) -> Result<Vec<Row>, ViewError> {
-        self.0.scan(table, from, to, order, limit).map_err(ViewError::new)
+        self.0
+            .scan(table, from, to, order, limit)
+            .map_err(ViewError::new)
     }
 }

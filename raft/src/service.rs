@@ -59,7 +59,9 @@ impl PeerService {
             Kind::Ephemeral => {
                 let mut event = body;
                 if event.len() >= 16 {
-                    let channel = Uuid::from_bytes(event.split_to(16).as_ref().try_into().unwrap_or_default());
+                    let channel = Uuid::from_bytes(
+                        event.split_to(16).as_ref().try_into().unwrap_or_default(),
+                    );
                     self.shared.delivery.ephemeral(channel, &event);
                 }
                 reply.ok(Bytes::new());
@@ -129,7 +131,10 @@ async fn open(group: &Arc<Group>, asks: Asks) -> Result<Arc<crate::group::Replic
     let shared = &group.shared;
     shared.learn(group);
     if asks == Asks::Client && !group.has_record() && group.id != DIRECTORY {
-        shared.directory().caught_up(Consistency::Linearizable).await?;
+        shared
+            .directory()
+            .caught_up(Consistency::Linearizable)
+            .await?;
         shared.learn(group);
         if !group.has_record() {
             return Err(ReadError::NotFound);
@@ -155,6 +160,9 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
                 consensus.on_vote(&body, leader_dead).await
             }
             Kind::PreVote => consensus.on_pre_vote(&body).await,
+            Kind::TransferLeader if shared.is_draining() => {
+                Err("this node is stopping itself".into())
+            }
             Kind::TransferLeader => consensus.on_transfer_leader(&body).await,
             Kind::SnapshotBegin => consensus.on_snapshot_begin(),
             Kind::SnapshotChunk => consensus.on_snapshot_chunk(body).await,
@@ -186,17 +194,41 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
 fn group_of(kind: Kind, body: &Bytes) -> Result<GroupId, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let group = match kind {
-        Kind::Vote | Kind::PreVote => wire::decode_vote_request(body).map_err(|error| text(&error))?.0,
-        Kind::TransferLeader => wire::decode::<wire::Transfer>(body).map_err(|error| text(&error))?.group,
-        Kind::SnapshotBegin => wire::decode::<wire::SnapshotBegin>(body).map_err(|error| text(&error))?.group,
+        Kind::Vote | Kind::PreVote => {
+            wire::decode_vote_request(body)
+                .map_err(|error| text(&error))?
+                .0
+        }
+        Kind::TransferLeader => {
+            wire::decode::<wire::Transfer>(body)
+                .map_err(|error| text(&error))?
+                .group
+        }
+        Kind::SnapshotBegin => {
+            wire::decode::<wire::SnapshotBegin>(body)
+                .map_err(|error| text(&error))?
+                .group
+        }
         Kind::SnapshotChunk => {
             let (header, _): (wire::SnapshotChunk, Bytes) =
                 wire::decode_parts(body.clone()).map_err(|error| text(&error))?;
             header.group
         }
-        Kind::SnapshotEnd => wire::decode::<wire::SnapshotEnd>(body).map_err(|error| text(&error))?.group,
-        Kind::Read => ReadRequest::decode(body).map_err(|error| text(&error))?.group,
-        Kind::Feed => FeedRequest::decode(body).map_err(|error| text(&error))?.group,
+        Kind::SnapshotEnd => {
+            wire::decode::<wire::SnapshotEnd>(body)
+                .map_err(|error| text(&error))?
+                .group
+        }
+        Kind::Read => {
+            ReadRequest::decode(body)
+                .map_err(|error| text(&error))?
+                .group
+        }
+        Kind::Feed => {
+            FeedRequest::decode(body)
+                .map_err(|error| text(&error))?
+                .group
+        }
         Kind::ReadIndex | Kind::Status => match body.as_ref().try_into() {
             Ok(bytes) => u64::from_le_bytes(bytes),
             Err(_) => return Err("a request without a group".into()),
@@ -226,7 +258,9 @@ async fn feed(group: &Arc<Group>, request: FeedRequest) -> Result<Messages, Read
     let _ = tokio::time::timeout(wait, heads.wait_for(|head| *head > request.after)).await;
     if let Some(recent) = replica.tap.recent_after(request.after) {
         let messages = recent.iter().flat_map(|batch| batch.messages.iter());
-        let messages = messages.filter(|message| message.seq > request.after).take(FEED_MESSAGES_MAX);
+        let messages = messages
+            .filter(|message| message.seq > request.after)
+            .take(FEED_MESSAGES_MAX);
         return Ok(Messages {
             messages: messages.cloned().collect(),
             head: replica.tap.head(),
@@ -258,7 +292,11 @@ impl Service for PeerService {
                 "node {node}'s disk is not the one this cluster knows: its data directory was emptied or replaced; \
                  join it under a new node id"
             )),
-            Ok(None) => self.shared.store.set_fact(&name, &identity).map_err(|error| error.to_string()),
+            Ok(None) => self
+                .shared
+                .store
+                .set_fact(&name, &identity)
+                .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -273,7 +311,9 @@ impl Service for PeerService {
         tracing::warn!(node, "lost a peer");
         for group in self.shared.groups() {
             group.lane().look();
-            let led = group.open_replica().is_some_and(|replica| replica.consensus.leader().leader == Some(node));
+            let led = group
+                .open_replica()
+                .is_some_and(|replica| replica.consensus.leader().leader == Some(node));
             if led && !self.shared.is_stopping() {
                 tokio::spawn(failover::replace_leader(group, node));
             }

@@ -31,7 +31,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(options: NodeOptions, store: Store, delivery: Arc<dyn Delivery>) -> Arc<Shared> {
+    pub(crate) fn new(
+        options: NodeOptions,
+        store: Store,
+        delivery: Arc<dyn Delivery>,
+    ) -> Arc<Shared> {
         let consensus = ConsensusOptions {
             node: options.node,
             election_timeout: options.timing.election_timeout,
@@ -53,7 +57,10 @@ impl Shared {
 
     /// Called once, when the links have been started.
     pub(crate) fn set_transport(&self, transport: Transport) {
-        assert!(self.transport.set(transport).is_ok(), "a node has one transport");
+        assert!(
+            self.transport.set(transport).is_ok(),
+            "a node has one transport"
+        );
     }
 
     pub(crate) fn transport(&self) -> Option<&Transport> {
@@ -66,7 +73,11 @@ impl Shared {
 
     /// All nodes, in the order of the configuration.
     pub(crate) fn nodes(&self) -> Vec<NodeId> {
-        self.options.members.iter().map(|member| member.node).collect()
+        self.options
+            .members
+            .iter()
+            .map(|member| member.node)
+            .collect()
     }
 
     pub(crate) fn peer(&self, node: NodeId) -> Option<Peer> {
@@ -81,10 +92,19 @@ impl Shared {
         *self.stopping.borrow()
     }
 
+    /// Whether this node takes no new work any more.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_stopping() || *self.draining.borrow()
+    }
+
     /// The group, made if nobody has asked for it before. Its replica is opened by whoever needs it.
     pub(crate) fn group(self: &Arc<Self>, id: GroupId) -> Arc<Group> {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(groups.entry(id).or_insert_with(|| Group::new(id, Arc::clone(self))))
+        Arc::clone(
+            groups
+                .entry(id)
+                .or_insert_with(|| Group::new(id, Arc::clone(self))),
+        )
     }
 
     pub(crate) fn groups(&self) -> Vec<Arc<Group>> {

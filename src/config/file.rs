@@ -105,8 +105,8 @@ impl Default for LimitsSection {
 impl Default for TimingSection {
     fn default() -> Self {
         TimingSection {
-            election_timeout_ms: 1_500,
-            heartbeat_ms: 500,
+            election_timeout_ms: 6_000,
+            heartbeat_ms: 2_000,
             // A client is to hear within five seconds that a write was refused.
             request_timeout_ms: 4_500,
         }

@@ -67,7 +67,7 @@ pub fn prepare(options: &Options) -> Result<Layout, LayoutError> {
     })?;
     let path = dir.join(FILE_NAME);
     let ports_asked = options.api_port.is_some() || options.peer_port.is_some();
-    let nodes = match read(&path)? {
+    let (nodes, api_port, peer_port) = match read(&path)? {
         Some(config) => {
             let found = config.nodes.len();
             if let Some(asked) = options.nodes.filter(|asked| usize::from(*asked) != found) {
@@ -80,15 +80,20 @@ pub fn prepare(options: &Options) -> Result<Layout, LayoutError> {
                     nodes: config.nodes,
                 });
             }
-            u16::try_from(found).unwrap_or(NODES_MAX)
+            let first = config.node(1);
+            (
+                u16::try_from(found).unwrap_or(NODES_MAX),
+                first.and_then(|node| port_of(&node.api)),
+                first.and_then(|node| port_of(&node.peer)),
+            )
         }
-        None => options.nodes.unwrap_or(NODES_DEFAULT),
+        None => (options.nodes.unwrap_or(NODES_DEFAULT), None, None),
     };
     let text = text(
         &dir,
         nodes,
-        options.api_port.unwrap_or(API_PORT_DEFAULT),
-        options.peer_port.unwrap_or(PEER_PORT_DEFAULT),
+        options.api_port.or(api_port).unwrap_or(API_PORT_DEFAULT),
+        options.peer_port.or(peer_port).unwrap_or(PEER_PORT_DEFAULT),
     )?;
     let config = parse(&text, &path)?;
     write(&dir, &path, &text).map_err(|source| LayoutError::Io {
@@ -145,6 +150,10 @@ fn text(dir: &Path, nodes: u16, api_port: u16, peer_port: u16) -> Result<String,
     Ok(text)
 }
 
+fn port_of(address: &str) -> Option<u16> {
+    address.rsplit_once(':')?.1.parse().ok()
+}
+
 /// As a whole or not at all.
 fn write(dir: &Path, path: &Path, text: &str) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
@@ -179,6 +188,13 @@ mod tests {
         assert_eq!(again.nodes, first.nodes);
         let moved = prepare(&options(&dir, Some(5), Some(7_100))).unwrap();
         assert_eq!(moved.nodes[0].api, "127.0.0.1:7100");
+        let peers = Options {
+            peer_port: Some(7_200),
+            ..options(&dir, None, None)
+        };
+        let moved = prepare(&peers).unwrap();
+        assert_eq!(moved.nodes[4].api, "127.0.0.1:7104");
+        assert_eq!(moved.nodes[4].peer, "127.0.0.1:7204");
         let error = prepare(&options(&dir, Some(3), None)).unwrap_err();
         assert!(
             error.to_string().contains("a cluster of 5 nodes, not 3"),

@@ -54,7 +54,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
         self.read(start, end, usize::MAX)
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
         self.read(start, end, REQUEST_BYTES_MAX)
     }
 
@@ -65,7 +69,10 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
 impl LogStore {
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<Entry>, io::Error> {
-        let stored = self.group.entries(start..end, bytes_max).map_err(io::Error::other)?;
+        let stored = self
+            .group
+            .entries(start..end, bytes_max)
+            .map_err(io::Error::other)?;
         stored.into_iter().map(types::entry).collect()
     }
 }
@@ -91,7 +98,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         written.wait().await
     }
 
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,

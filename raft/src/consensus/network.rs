@@ -31,9 +31,9 @@ use openraft::raft::SnapshotResponse;
 use openraft::raft::StreamAppendError;
 use openraft::raft::StreamAppendResult;
 use openraft::raft::TransferLeaderRequest;
+use openraft::raft::TransferLeaderResponse;
 use openraft::raft::VoteRequest;
 use openraft::raft::VoteResponse;
-use openraft::raft::TransferLeaderResponse;
 use openraft::type_config::alias::SnapshotOf;
 
 use super::snapshot::SnapshotData;
@@ -60,7 +60,10 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) fn new(group: u64, peer: impl Fn(NodeId) -> Option<Peer> + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(
+        group: u64,
+        peer: impl Fn(NodeId) -> Option<Peer> + Send + Sync + 'static,
+    ) -> Self {
         Network {
             group,
             peer: Box::new(peer),
@@ -96,11 +99,18 @@ impl Client {
         Sent { call, prev, last }
     }
 
-    async fn call(&self, kind: Kind, body: Bytes, deadline: Duration) -> Result<Bytes, RPCError<TypeConfig>> {
+    async fn call(
+        &self,
+        kind: Kind,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, RPCError<TypeConfig>> {
         let Some(peer) = &self.peer else {
             return Err(unreachable("no such node in the configuration"));
         };
-        peer.call(kind.byte(), body, deadline).await.map_err(rpc_error)
+        peer.call(kind.byte(), body, deadline)
+            .await
+            .map_err(rpc_error)
     }
 }
 
@@ -236,7 +246,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
             to: *request.to_node_id(),
             last: request.last_log_id().map(Into::into),
         });
-        self.call(Kind::TransferLeader, body, option.soft_ttl()).await?;
+        self.call(Kind::TransferLeader, body, option.soft_ttl())
+            .await?;
         Ok(Ok(()))
     }
 
@@ -258,7 +269,9 @@ impl<'s, S> Pipeline<'s, S>
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
 {
-    fn answers(mut self) -> impl Stream<Item = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> + 's {
+    fn answers(
+        mut self,
+    ) -> impl Stream<Item = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> + 's {
         let mut ended = false;
         futures_util::stream::poll_fn(move |context| {
             if ended {
@@ -267,7 +280,11 @@ where
             self.send(context);
             let Some(first) = self.sent.front_mut() else {
                 ended = self.input.is_none();
-                return if ended { Poll::Ready(None) } else { Poll::Pending };
+                return if ended {
+                    Poll::Ready(None)
+                } else {
+                    Poll::Pending
+                };
             };
             let last = first.last;
             let Poll::Ready(answer) = Pin::new(first).poll(context) else {
@@ -285,7 +302,9 @@ where
                 return;
             };
             match input.poll_next_unpin(context) {
-                Poll::Ready(Some(request)) => self.sent.push_back(self.client.append(request, APPEND_DEADLINE)),
+                Poll::Ready(Some(request)) => self
+                    .sent
+                    .push_back(self.client.append(request, APPEND_DEADLINE)),
                 Poll::Ready(None) => self.input = None,
                 Poll::Pending => return,
             }
@@ -296,8 +315,12 @@ where
 fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
     match error {
         // Tried again at once, a few times: the follower is there and only this request went wrong.
-        CallError::Lost | CallError::TimedOut => RPCError::Network(NetworkError::new(&AnyError::error(error))),
-        CallError::Down | CallError::Full | CallError::Refused(_) => unreachable(&error.to_string()),
+        CallError::Lost | CallError::TimedOut => {
+            RPCError::Network(NetworkError::new(&AnyError::error(error)))
+        }
+        CallError::Down | CallError::Full | CallError::Refused(_) => {
+            unreachable(&error.to_string())
+        }
     }
 }
 

@@ -159,9 +159,14 @@ impl Consensus {
     pub(crate) async fn propose(&self, batch: Bytes, done: impl FnOnce(Proposal) + Send + 'static) {
         // The callback is dropped without a call if the replica stops; the guard answers then.
         let guard = Answer(Some(Box::new(done)));
-        let responder = Callback::new(move |result: ClientWriteResult<TypeConfig>| guard.give(proposal(result)));
+        let responder = Callback::new(move |result: ClientWriteResult<TypeConfig>| {
+            guard.give(proposal(result))
+        });
         // A stopped replica drops the responder, which answers.
-        let _ = self.raft.client_write_ff(BatchBytes(batch), Some(responder)).await;
+        let _ = self
+            .raft
+            .client_write_ff(BatchBytes(batch), Some(responder))
+            .await;
     }
 
     /// The index up to which a linearizable read must see the log, confirmed by a quorum after this
@@ -194,8 +199,15 @@ impl Consensus {
 
     /// # Errors
     /// If the request is malformed or the replica has stopped.
-    pub(crate) async fn on_append(&self, request: AppendEntriesRequest<TypeConfig>) -> Result<Bytes, String> {
-        let answer = self.raft.append_entries(request).await.map_err(|error| error.to_string())?;
+    pub(crate) async fn on_append(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> Result<Bytes, String> {
+        let answer = self
+            .raft
+            .append_entries(request)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(wire::encode_appended(&answer))
     }
 
@@ -205,9 +217,14 @@ impl Consensus {
     /// # Errors
     /// If the request is malformed or the replica has stopped.
     pub(crate) async fn on_vote(&self, body: &[u8], leader_dead: bool) -> Result<Bytes, String> {
-        let (_, mut request) = wire::decode_vote_request(body).map_err(|error| error.to_string())?;
+        let (_, mut request) =
+            wire::decode_vote_request(body).map_err(|error| error.to_string())?;
         request.leadership_transfer |= leader_dead;
-        let answer = self.raft.vote(request).await.map_err(|error| error.to_string())?;
+        let answer = self
+            .raft
+            .vote(request)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(wire::encode_vote_response(&answer))
     }
 
@@ -215,7 +232,11 @@ impl Consensus {
     /// If the request is malformed or the replica has stopped.
     pub(crate) async fn on_pre_vote(&self, body: &[u8]) -> Result<Bytes, String> {
         let (_, request) = wire::decode_vote_request(body).map_err(|error| error.to_string())?;
-        let answer = self.raft.pre_vote(request).await.map_err(|error| error.to_string())?;
+        let answer = self
+            .raft
+            .pre_vote(request)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(wire::encode_vote_response(&answer))
     }
 
@@ -223,7 +244,8 @@ impl Consensus {
     /// If the request is malformed, or refused by Raft's rules.
     pub(crate) async fn on_transfer_leader(&self, body: &[u8]) -> Result<Bytes, String> {
         let wire: wire::Transfer = wire::decode(body).map_err(|error| error.to_string())?;
-        let request = TransferLeaderRequest::new(wire.from.into(), wire.to, wire.last.map(Into::into));
+        let request =
+            TransferLeaderRequest::new(wire.from.into(), wire.to, wire.last.map(Into::into));
         match self.raft.handle_transfer_leader(request).await {
             Ok(Ok(())) => Ok(Bytes::new()),
             Ok(Err(error)) => Err(error.to_string()),
@@ -262,11 +284,17 @@ impl Consensus {
         let (done, written) = completion();
         {
             let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(current) = incoming.as_mut().filter(|current| current.transfer == header.transfer) else {
+            let Some(current) = incoming
+                .as_mut()
+                .filter(|current| current.transfer == header.transfer)
+            else {
                 return Err("this snapshot's transfer was replaced by another".into());
             };
             if current.next != header.number {
-                return Err(format!("chunk {} came instead of {}", header.number, current.next));
+                return Err(format!(
+                    "chunk {} came instead of {}",
+                    header.number, current.next
+                ));
             }
             current.install.chunk(&chunk, done);
             current.next += 1;
@@ -282,7 +310,9 @@ impl Consensus {
         let staged = {
             let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
             match incoming.take() {
-                Some(current) if current.transfer == end.transfer && current.next == end.chunks => current.install,
+                Some(current) if current.transfer == end.transfer && current.next == end.chunks => {
+                    current.install
+                }
                 Some(other) => {
                     *incoming = Some(other);
                     return Err("this snapshot's transfer is not complete here".into());
@@ -290,7 +320,8 @@ impl Consensus {
                 None => return Err("this snapshot's transfer was not begun here".into()),
             }
         };
-        let meta = super::snapshot::meta(end.last.map(Into::into), &end.membership).map_err(|error| error.to_string())?;
+        let meta = super::snapshot::meta(end.last.map(Into::into), &end.membership)
+            .map_err(|error| error.to_string())?;
         let snapshot = openraft::type_config::alias::SnapshotOf::<TypeConfig, SnapshotData> {
             meta,
             snapshot: SnapshotData::Staged(staged),
@@ -305,7 +336,12 @@ impl Consensus {
 }
 
 /// See [`Consensus::leader_changes`].
-pub(crate) struct LeaderChanges(openraft::type_config::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftServerMetrics<TypeConfig>>);
+pub(crate) struct LeaderChanges(
+    openraft::type_config::alias::WatchReceiverOf<
+        TypeConfig,
+        openraft::metrics::RaftServerMetrics<TypeConfig>,
+    >,
+);
 
 impl LeaderChanges {
     pub(crate) async fn changed(&mut self) -> bool {

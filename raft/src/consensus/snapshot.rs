@@ -53,13 +53,17 @@ pub(crate) async fn send_snapshot(
     snapshot: SnapshotOf<TypeConfig, SnapshotData>,
 ) -> Result<Vote, SendError> {
     let SnapshotData::View(view) = snapshot.snapshot else {
-        return Err(SendError::Storage("a staged snapshot cannot be sent on".into()));
+        return Err(SendError::Storage(
+            "a staged snapshot cannot be sent on".into(),
+        ));
     };
     let begin = wire::encode(&wire::SnapshotBegin {
         group,
         vote: (&vote).into(),
     });
-    let answer = peer.call(Kind::SnapshotBegin.byte(), begin, SNAPSHOT_DEADLINE).await?;
+    let answer = peer
+        .call(Kind::SnapshotBegin.byte(), begin, SNAPSHOT_DEADLINE)
+        .await?;
     let have: wire::SnapshotHave = wire::decode(&answer)?;
     let transfer = have.transfer;
     let mut chunks = read_chunks(
@@ -78,7 +82,8 @@ pub(crate) async fn send_snapshot(
             number,
         };
         let parts = wire::encode_parts(&header, chunk);
-        peer.call_parts(Kind::SnapshotChunk.byte(), parts, SNAPSHOT_DEADLINE).await?;
+        peer.call_parts(Kind::SnapshotChunk.byte(), parts, SNAPSHOT_DEADLINE)
+            .await?;
         number += 1;
     }
     let end = wire::encode(&wire::SnapshotEnd {
@@ -89,7 +94,9 @@ pub(crate) async fn send_snapshot(
         last: snapshot.meta.last_log_id.as_ref().map(Into::into),
         membership: types::encode_stored_membership(&snapshot.meta.last_membership),
     });
-    let answer = peer.call(Kind::SnapshotEnd.byte(), end, SNAPSHOT_DEADLINE).await?;
+    let answer = peer
+        .call(Kind::SnapshotEnd.byte(), end, SNAPSHOT_DEADLINE)
+        .await?;
     let vote: wire::WireVote = wire::decode(&answer)?;
     tracing::info!(group, to = peer.node(), chunks = number, "sent a snapshot");
     Ok(vote.into())
@@ -120,7 +127,10 @@ pub(crate) fn meta(last: Option<types::LogId>, membership: &[u8]) -> io::Result<
 
 /// Brings a view of another store in, row for row: what a follower does with a stream of chunks,
 /// without the network.
-pub(crate) async fn stage(group: &storage::Group, view: storage::Snapshot) -> io::Result<storage::Install> {
+pub(crate) async fn stage(
+    group: &storage::Group,
+    view: storage::Snapshot,
+) -> io::Result<storage::Install> {
     let mut install = group.install().map_err(io::Error::other)?;
     let mut chunks = read_chunks(view, group.have().map_err(io::Error::other)?);
     while let Some(chunk) = chunks.recv().await {

@@ -77,7 +77,11 @@ pub(crate) struct Applier {
 impl Applier {
     /// # Errors
     /// If the group's rows cannot be read.
-    pub(crate) fn load(kind: Kind, group: storage::Group, commits: Arc<dyn Commits>) -> io::Result<Self> {
+    pub(crate) fn load(
+        kind: Kind,
+        group: storage::Group,
+        commits: Arc<dyn Commits>,
+    ) -> io::Result<Self> {
         let rows = GroupRows::new(group.clone());
         let machine = Machine::load(kind, &rows).map_err(io::Error::other)?;
         let membership = load_membership(&group)?;
@@ -104,7 +108,10 @@ impl Applier {
     }
 
     /// Applies a stretch of entries, tells their outcomes, and hands their rows to the store.
-    fn apply_some(&mut self, entries: Vec<EntryResponder<TypeConfig>>) -> io::Result<Option<Written>> {
+    fn apply_some(
+        &mut self,
+        entries: Vec<EntryResponder<TypeConfig>>,
+    ) -> io::Result<Option<Written>> {
         let Some(last) = entries.last().map(|(entry, _)| entry.log_id) else {
             return Ok(None);
         };
@@ -124,7 +131,9 @@ impl Applier {
                         value: types::encode_stored_membership(&self.membership),
                     }];
                 }
-                EntryPayload::Normal(batch) => reply = self.apply_batch(&mut overlay, log_id.index(), &batch.0)?,
+                EntryPayload::Normal(batch) => {
+                    reply = self.apply_batch(&mut overlay, log_id.index(), &batch.0)?
+                }
             }
             if let Some(responder) = responder {
                 responder.send(reply);
@@ -134,12 +143,21 @@ impl Applier {
         writes.extend(extra);
         let (done, written) = completion();
         self.group.apply(types::stored_log_id(&last), writes, done);
-        self.computed_next.store(last.index() + 1, Ordering::Release);
+        self.computed_next
+            .store(last.index() + 1, Ordering::Release);
         Ok(Some(written))
     }
 
-    fn apply_batch(&mut self, overlay: &mut Overlay<'_>, index: u64, batch: &Bytes) -> io::Result<Reply> {
-        let applied = self.machine.apply(overlay, index, batch).map_err(io::Error::other)?;
+    fn apply_batch(
+        &mut self,
+        overlay: &mut Overlay<'_>,
+        index: u64,
+        batch: &Bytes,
+    ) -> io::Result<Reply> {
+        let applied = self
+            .machine
+            .apply(overlay, index, batch)
+            .map_err(io::Error::other)?;
         if let Some(committed) = applied.committed {
             self.commits.committed(&Arc::new(committed));
         }
@@ -151,7 +169,8 @@ impl Applier {
 
     fn publish_progress(&self) {
         let progress = progress_of(&self.group, &self.machine);
-        self.computed_next.fetch_max(progress.applied_next, Ordering::AcqRel);
+        self.computed_next
+            .fetch_max(progress.applied_next, Ordering::AcqRel);
         self.progress.send_replace(progress);
     }
 
@@ -179,7 +198,10 @@ fn progress_of(group: &storage::Group, machine: &Machine) -> Progress {
 }
 
 fn load_membership(group: &storage::Group) -> io::Result<StoredMembership> {
-    match group.get(Table::State, MEMBERSHIP_KEY).map_err(io::Error::other)? {
+    match group
+        .get(Table::State, MEMBERSHIP_KEY)
+        .map_err(io::Error::other)?
+    {
         Some(bytes) => types::decode_stored_membership(&bytes),
         None => Ok(StoredMembership::default()),
     }
@@ -190,7 +212,10 @@ impl RaftStateMachine<TypeConfig> for Applier {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok((self.group.applied().map(types::log_id), self.membership.clone()))
+        Ok((
+            self.group.applied().map(types::log_id),
+            self.membership.clone(),
+        ))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -218,7 +243,11 @@ impl RaftStateMachine<TypeConfig> for Applier {
         Builder(Some(self.view()))
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
         let install = match snapshot {
             SnapshotData::Staged(install) => install,
             SnapshotData::View(view) => stage(&self.group, view).await?,
@@ -256,6 +285,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        self.0.take().unwrap_or_else(|| Err(io::Error::other("a snapshot is built once")))
+        self.0
+            .take()
+            .unwrap_or_else(|| Err(io::Error::other("a snapshot is built once")))
     }
 }

@@ -70,7 +70,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
     {
         let mut items = Vec::new();
         while let Some(item) = entries.next().await {
-            self.applied.extend(item.as_ref().ok().map(|(entry, _)| entry.clone()));
+            self.applied
+                .extend(item.as_ref().ok().map(|(entry, _)| entry.clone()));
             items.push(item);
         }
         self.applier.apply(futures_util::stream::iter(items)).await
@@ -86,11 +87,17 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.applier.get_snapshot_builder().await
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
         self.applier.install_snapshot(meta, snapshot).await
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
         self.applier.get_current_snapshot().await
     }
 }
@@ -99,7 +106,8 @@ struct Builder;
 
 impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
     async fn build(&self) -> Result<(Guard, LogStore, Machine), StorageError<TypeConfig>> {
-        let (guard, group) = open().map_err(|error| StorageError::read(anyerror::AnyError::new(&error)))?;
+        let (guard, group) =
+            open().map_err(|error| StorageError::read(anyerror::AnyError::new(&error)))?;
         let applier = Applier::load(Kind::Channel, group.clone(), Arc::new(Nobody))
             .map_err(|error| StorageError::read(anyerror::AnyError::new(&error)))?;
         let machine = Machine {
@@ -151,7 +159,10 @@ async fn disturb(_store: Store, group: storage::Group, mut stop: mpsc::Receiver<
         written.wait().await.unwrap();
         assert_eq!(group.log_state().last, Some(id(first + 3)));
         assert_eq!(group.vote(), Some(vote));
-        assert_eq!(group.entries(first..first + 9, usize::MAX).unwrap().len(), 4);
+        assert_eq!(
+            group.entries(first..first + 9, usize::MAX).unwrap().len(),
+            4
+        );
         match stop.try_recv() {
             Err(mpsc::error::TryRecvError::Empty) => tokio::task::yield_now().await,
             Ok(()) | Err(mpsc::error::TryRecvError::Disconnected) => return,

@@ -153,7 +153,9 @@ pub(crate) fn stored_entry(entry: Entry) -> storage::Entry {
 pub(crate) fn entry(stored: storage::Entry) -> io::Result<Entry> {
     let payload = match stored.payload.first() {
         Some(&KIND_BLANK) => EntryPayload::Blank,
-        Some(&KIND_MEMBERSHIP) => EntryPayload::Membership(decode_membership(&stored.payload[1..])?),
+        Some(&KIND_MEMBERSHIP) => {
+            EntryPayload::Membership(decode_membership(&stored.payload[1..])?)
+        }
         Some(_) => EntryPayload::Normal(BatchBytes(stored.payload)),
         None => return Err(invalid("an entry without a payload")),
     };
@@ -182,12 +184,16 @@ pub(crate) fn encode_membership(membership: &Membership) -> Vec<u8> {
 }
 
 pub(crate) fn decode_membership(bytes: &[u8]) -> io::Result<Membership> {
-    let record: MembershipRecord =
-        crate::codec::decode::<_, MEMBERSHIP_BYTES_MAX>(bytes).map_err(|error| invalid(&error.to_string()))?;
+    let record: MembershipRecord = crate::codec::decode::<_, MEMBERSHIP_BYTES_MAX>(bytes)
+        .map_err(|error| invalid(&error.to_string()))?;
     if record.version != MEMBERSHIP_VERSION {
         return Err(invalid("a membership of an unknown version"));
     }
-    let nodes: BTreeMap<u64, EmptyNode> = record.nodes.into_iter().map(|id| (id, EmptyNode {})).collect();
+    let nodes: BTreeMap<u64, EmptyNode> = record
+        .nodes
+        .into_iter()
+        .map(|id| (id, EmptyNode {}))
+        .collect();
     Membership::new(record.configs, nodes).map_err(|error| invalid(&error.to_string()))
 }
 
@@ -208,12 +214,15 @@ pub(crate) fn encode_stored_membership(membership: &StoredMembership) -> Vec<u8>
 }
 
 pub(crate) fn decode_stored_membership(bytes: &[u8]) -> io::Result<StoredMembership> {
-    let record: StoredMembershipRecord =
-        crate::codec::decode::<_, MEMBERSHIP_BYTES_MAX>(bytes).map_err(|error| invalid(&error.to_string()))?;
+    let record: StoredMembershipRecord = crate::codec::decode::<_, MEMBERSHIP_BYTES_MAX>(bytes)
+        .map_err(|error| invalid(&error.to_string()))?;
     let id = record
         .term_and_index
         .map(|(term, index)| log_id(storage::LogId { term, index }));
-    Ok(StoredMembership::new(id, decode_membership(&record.membership)?))
+    Ok(StoredMembership::new(
+        id,
+        decode_membership(&record.membership)?,
+    ))
 }
 
 pub(crate) fn invalid(what: &str) -> io::Error {

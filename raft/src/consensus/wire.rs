@@ -115,7 +115,8 @@ pub(crate) fn encode_append(group: u64, request: AppendEntriesRequest<TypeConfig
     for entry in request.entries {
         let id = WireLogId::from(&entry.log_id);
         let stored = types::stored_entry(entry);
-        let bytes = u32::try_from(stored.payload.len()).expect("an entry is bounded far below 4 GiB");
+        let bytes =
+            u32::try_from(stored.payload.len()).expect("an entry is bounded far below 4 GiB");
         headers.push(EntryHeader { id, bytes });
         parts.push(stored.payload);
     }
@@ -130,7 +131,9 @@ pub(crate) fn encode_append(group: u64, request: AppendEntriesRequest<TypeConfig
     parts
 }
 
-pub(crate) fn decode_append(mut body: Bytes) -> Result<(u64, AppendEntriesRequest<TypeConfig>), Malformed> {
+pub(crate) fn decode_append(
+    mut body: Bytes,
+) -> Result<(u64, AppendEntriesRequest<TypeConfig>), Malformed> {
     let header: AppendHeader = split_header(&mut body)?;
     let mut entries = Vec::with_capacity(header.entries.len());
     for entry in header.entries {
@@ -167,7 +170,9 @@ enum WireAppended {
 pub(crate) fn encode_appended(response: &AppendEntriesResponse<TypeConfig>) -> Bytes {
     let wire = match response {
         AppendEntriesResponse::Success => WireAppended::Success,
-        AppendEntriesResponse::PartialSuccess(id) => WireAppended::Partial(id.as_ref().map(Into::into)),
+        AppendEntriesResponse::PartialSuccess(id) => {
+            WireAppended::Partial(id.as_ref().map(Into::into))
+        }
         AppendEntriesResponse::Conflict => WireAppended::Conflict,
         AppendEntriesResponse::HigherVote(vote) => WireAppended::HigherVote(vote.into()),
     };
@@ -175,12 +180,14 @@ pub(crate) fn encode_appended(response: &AppendEntriesResponse<TypeConfig>) -> B
 }
 
 pub(crate) fn decode_appended(body: &[u8]) -> Result<AppendEntriesResponse<TypeConfig>, Malformed> {
-    Ok(match codec::decode::<WireAppended, HEADER_BYTES_MAX>(body)? {
-        WireAppended::Success => AppendEntriesResponse::Success,
-        WireAppended::Partial(id) => AppendEntriesResponse::PartialSuccess(id.map(Into::into)),
-        WireAppended::Conflict => AppendEntriesResponse::Conflict,
-        WireAppended::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote.into()),
-    })
+    Ok(
+        match codec::decode::<WireAppended, HEADER_BYTES_MAX>(body)? {
+            WireAppended::Success => AppendEntriesResponse::Success,
+            WireAppended::Partial(id) => AppendEntriesResponse::PartialSuccess(id.map(Into::into)),
+            WireAppended::Conflict => AppendEntriesResponse::Conflict,
+            WireAppended::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote.into()),
+        },
+    )
 }
 
 #[derive(Encode, Decode)]
@@ -201,7 +208,9 @@ pub(crate) fn encode_vote_request(group: u64, request: &VoteRequest<TypeConfig>)
     .into()
 }
 
-pub(crate) fn decode_vote_request(body: &[u8]) -> Result<(u64, VoteRequest<TypeConfig>), Malformed> {
+pub(crate) fn decode_vote_request(
+    body: &[u8],
+) -> Result<(u64, VoteRequest<TypeConfig>), Malformed> {
     let wire: WireVoteRequest = codec::decode::<_, HEADER_BYTES_MAX>(body)?;
     let mut request = VoteRequest::new(wire.vote.into(), wire.last.map(Into::into));
     request.leadership_transfer = wire.transfer;
@@ -227,7 +236,11 @@ pub(crate) fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> Bytes
 pub(crate) fn decode_vote_response(body: &[u8]) -> Result<VoteResponse<TypeConfig>, Malformed> {
     let wire: WireVoteResponse = codec::decode::<_, HEADER_BYTES_MAX>(body)?;
     let vote: types::Vote = wire.vote.into();
-    Ok(VoteResponse::new(vote, wire.last.map(Into::into), wire.granted))
+    Ok(VoteResponse::new(
+        vote,
+        wire.last.map(Into::into),
+        wire.granted,
+    ))
 }
 
 /// Asks the receiver to take over as leader.

@@ -41,9 +41,9 @@ use crate::machine::COMMANDS_PER_BATCH_MAX;
 use crate::machine::COMMANDS_PER_PART_MAX;
 use crate::machine::EncodedCommand;
 use crate::machine::Outcome;
-use crate::machine::PARTS_MAX;
 use crate::machine::PART_BYTES_MAX;
 use crate::machine::PART_LENGTH_BYTES;
+use crate::machine::PARTS_MAX;
 use crate::peers::Kind;
 use crate::transport::Call;
 use crate::transport::CallError;
@@ -71,9 +71,14 @@ pub(crate) type Answer = oneshot::Sender<Verdict>;
 enum Message {
     Command(Draft<Answer>),
     /// Another node's part; it takes this node for the leader.
-    Part { part: Bytes, reply: Reply },
+    Part {
+        part: Bytes,
+        reply: Reply,
+    },
     /// A local proposal has been applied, or refused.
-    Proposed { own: Vec<(Ticket, Settlement)> },
+    Proposed {
+        own: Vec<(Ticket, Settlement)>,
+    },
     /// This node has become a replica, or knows something new of the leader.
     Look,
 }
@@ -93,7 +98,11 @@ struct Waiting {
 
 impl LaneHandle {
     /// Enqueues a command; commands leave in the order of calls. `None` if too many wait.
-    pub(crate) fn submit(&self, command: EncodedCommand, deadline: Instant) -> Option<oneshot::Receiver<Verdict>> {
+    pub(crate) fn submit(
+        &self,
+        command: EncodedCommand,
+        deadline: Instant,
+    ) -> Option<oneshot::Receiver<Verdict>> {
         let bytes = command.bytes_len();
         if !self.waiting.enter(bytes) {
             return None;
@@ -142,7 +151,10 @@ impl Waiting {
 }
 
 /// Starts the lane of `group`. It ends when the last handle is dropped or the node stops.
-pub(crate) fn start(group: std::sync::Weak<Group>, stopping: tokio::sync::watch::Receiver<bool>) -> LaneHandle {
+pub(crate) fn start(
+    group: std::sync::Weak<Group>,
+    stopping: tokio::sync::watch::Receiver<bool>,
+) -> LaneHandle {
     let (sender, receiver) = mpsc::unbounded_channel();
     let handle = LaneHandle {
         messages: sender.clone(),
@@ -247,7 +259,10 @@ impl Lane {
     async fn pump(&mut self, group: &Arc<Group>) {
         if self.replica.is_none() {
             self.replica = group.open_replica();
-            self.leader_changes = self.replica.as_ref().map(|replica| replica.consensus.leader_changes());
+            self.leader_changes = self
+                .replica
+                .as_ref()
+                .map(|replica| replica.consensus.leader_changes());
         }
         let this_node = group.shared.node();
         let towards = self.towards(group);
@@ -274,7 +289,10 @@ impl Lane {
 
     fn towards(&self, group: &Group) -> Towards {
         let up = |node: &NodeId| group.shared.is_up(*node);
-        let known = self.leader_changes.as_ref().and_then(|changes| changes.leader().leader);
+        let known = self
+            .leader_changes
+            .as_ref()
+            .and_then(|changes| changes.leader().leader);
         if let Some(leader) = known.filter(up) {
             return Towards::Leader(leader);
         }
@@ -305,7 +323,9 @@ impl Lane {
             while has_room(&batch)
                 && let Some(sending) = self.outbox.next(Instant::now())
             {
-                batch.push(sending.part).expect("an outbox makes parts that fit where there is room");
+                batch
+                    .push(sending.part)
+                    .expect("an outbox makes parts that fit where there is room");
                 own.push(sending.ticket);
             }
             // An empty batch is refused: nothing waits.
@@ -331,7 +351,11 @@ impl Lane {
         };
         while let Some(sending) = self.outbox.next(Instant::now()) {
             let header = Bytes::copy_from_slice(&group.id.0.to_le_bytes());
-            let call = peer.call_parts(Kind::Submit.byte(), vec![header, sending.part], SUBMIT_DEADLINE);
+            let call = peer.call_parts(
+                Kind::Submit.byte(),
+                vec![header, sending.part],
+                SUBMIT_DEADLINE,
+            );
             self.calls.push(Sent {
                 call,
                 ticket: sending.ticket,
@@ -376,7 +400,10 @@ impl Lane {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        self.resume_at.into_iter().chain(self.outbox.next_deadline()).min()
+        self.resume_at
+            .into_iter()
+            .chain(self.outbox.next_deadline())
+            .min()
     }
 
     fn wake(&mut self, now: Instant) {
@@ -416,7 +443,11 @@ fn has_room(batch: &BatchBuilder) -> bool {
 }
 
 /// Tells other nodes what their parts of an entry came to, and returns what our own did.
-fn distribute(proposal: Proposal, replies: Vec<Reply>, own: Vec<Ticket>) -> Vec<(Ticket, Settlement)> {
+fn distribute(
+    proposal: Proposal,
+    replies: Vec<Reply>,
+    own: Vec<Ticket>,
+) -> Vec<(Ticket, Settlement)> {
     match proposal {
         Ok(parts) => {
             let mut parts = parts.into_iter();
@@ -426,7 +457,10 @@ fn distribute(proposal: Proposal, replies: Vec<Reply>, own: Vec<Ticket>) -> Vec<
             }
             let settled = own.into_iter().map(|ticket| {
                 let outcomes: Option<Vec<Outcome>> = parts.next();
-                (ticket, outcomes.map_or(Settlement::Unknown, Settlement::Outcomes))
+                (
+                    ticket,
+                    outcomes.map_or(Settlement::Unknown, Settlement::Outcomes),
+                )
             });
             settled.collect()
         }
@@ -434,13 +468,17 @@ fn distribute(proposal: Proposal, replies: Vec<Reply>, own: Vec<Ticket>) -> Vec<
             for reply in replies {
                 reply.ok(Submitted::NotLeader(leader).encode());
             }
-            own.into_iter().map(|ticket| (ticket, Settlement::Rejected)).collect()
+            own.into_iter()
+                .map(|ticket| (ticket, Settlement::Rejected))
+                .collect()
         }
         Err(ProposeError::Unknown) => {
             for reply in replies {
                 reply.ok(Submitted::Unknown.encode());
             }
-            own.into_iter().map(|ticket| (ticket, Settlement::Unknown)).collect()
+            own.into_iter()
+                .map(|ticket| (ticket, Settlement::Unknown))
+                .collect()
         }
     }
 }
@@ -456,7 +494,9 @@ impl Future for Sent {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let ticket = self.ticket;
-        Pin::new(&mut self.call).poll(context).map(|answer| (ticket, answer))
+        Pin::new(&mut self.call)
+            .poll(context)
+            .map(|answer| (ticket, answer))
     }
 }
 

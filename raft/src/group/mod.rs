@@ -29,6 +29,7 @@ use crate::consensus::AppendRequest;
 use crate::consensus::Commits;
 use crate::consensus::Consensus;
 use crate::consensus::ProposeError;
+use crate::failover;
 use crate::machine::Kind;
 use crate::peers;
 use crate::rows::GroupRows;
@@ -92,7 +93,10 @@ impl Group {
             && let Some(replica) = self.open_replica()
         {
             let group = Arc::clone(self);
-            tokio::spawn(async move { group.found(&replica).await });
+            tokio::spawn(async move {
+                group.found(&replica).await;
+                failover::first_leader(group).await;
+            });
         }
     }
 
@@ -115,7 +119,8 @@ impl Group {
     /// Whether this node holds a replica, as far as it knows.
     pub(crate) fn is_here(&self) -> bool {
         let this_node = self.shared.node();
-        self.replicas().is_some_and(|replicas| replicas.contains(&this_node))
+        self.replicas()
+            .is_some_and(|replicas| replicas.contains(&this_node))
     }
 
     /// The first replica whose node is up: it campaigns first, and knows most likely who leads.
@@ -142,8 +147,17 @@ impl Group {
     /// # Errors
     /// `Stopping`, or `Storage` if the group's state cannot be read.
     pub(crate) async fn replica(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
-        let opened = self.replica.get_or_try_init(|| self.open()).await.cloned()?;
-        Ok(opened)
+        let mut fresh = false;
+        let open = || {
+            fresh = true;
+            self.open()
+        };
+        let replica = self.replica.get_or_try_init(open).await.cloned()?;
+        if fresh {
+            self.lane.look();
+            tokio::spawn(failover::first_leader(Arc::clone(self)));
+        }
+        Ok(replica)
     }
 
     async fn open(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
@@ -156,7 +170,11 @@ impl Group {
         let links = Arc::clone(shared);
         let consensus = Consensus::open(
             &shared.consensus,
-            if self.id == DIRECTORY { Kind::Directory } else { Kind::Channel },
+            if self.id == DIRECTORY {
+                Kind::Directory
+            } else {
+                Kind::Channel
+            },
             stored.clone(),
             Arc::clone(&tap) as Arc<dyn Commits>,
             move |node| links.peer(node),
@@ -173,12 +191,10 @@ impl Group {
         });
         self.found(&replica).await;
         shared.follow_leadership(self, &replica);
-        self.lane.look();
         Ok(replica)
     }
 
-    /// Gives a replica that holds nothing its first membership, the same on all replicas, and stands
-    /// for election where this node is the first to do so.
+    /// Gives a replica that holds nothing its first membership, the same on all replicas.
     async fn found(self: &Arc<Self>, replica: &Replica) {
         if self.is_here()
             && replica.consensus.group().is_pristine()
@@ -186,10 +202,6 @@ impl Group {
         {
             // Fails if a leader's first entry has just come, which does as well.
             let _ = replica.consensus.initialize(&voters).await;
-        }
-        let leaderless = replica.consensus.leader().leader.is_none();
-        if leaderless && self.first_up() == Some(self.shared.node()) {
-            replica.consensus.campaign(true).await;
         }
     }
 
@@ -210,7 +222,10 @@ impl Group {
     ///
     /// # Errors
     /// `NoLeader` in time, `Busy`, `Stopping` or `Storage`.
-    pub(crate) async fn caught_up(self: &Arc<Self>, consistency: Consistency) -> Result<Arc<Replica>, ReadError> {
+    pub(crate) async fn caught_up(
+        self: &Arc<Self>,
+        consistency: Consistency,
+    ) -> Result<Arc<Replica>, ReadError> {
         let replica = self.replica().await?;
         let timeout = self.shared.options.timing.request_timeout;
         let mut wanted = replica.consensus.computed_next().load(Ordering::Acquire);
@@ -246,7 +261,7 @@ impl Group {
             if tokio::time::Instant::now() >= deadline {
                 return Err(ReadError::NoLeader);
             }
-            tokio::time::sleep(READ_RETRY_PAUSE).await;
+            pause().await;
         }
     }
 
@@ -257,7 +272,11 @@ impl Group {
             return self.confirm().await.ok();
         }
         let body = bytes::Bytes::copy_from_slice(&self.id.0.to_le_bytes());
-        let call = self.shared.peer(leader)?.call(peers::Kind::ReadIndex.byte(), body, peers::APPEND_DEADLINE);
+        let call = self.shared.peer(leader)?.call(
+            peers::Kind::ReadIndex.byte(),
+            body,
+            peers::APPEND_DEADLINE,
+        );
         let answer = call.await.ok()?;
         answer.as_ref().try_into().ok().map(u64::from_le_bytes)
     }
@@ -270,22 +289,26 @@ impl Group {
         let replica = self.replica().await?;
         let rounds = Arc::clone(&replica);
         let run = || async move {
-            rounds.confirmations.run(|| leader_read_index(&rounds.consensus)).await;
+            rounds
+                .confirmations
+                .run(|| leader_read_index(&rounds.consensus))
+                .await;
         };
         replica.confirmations.index(run).await
     }
 
     pub(crate) fn status(&self) -> GroupStatus {
-        self.open_replica().map_or_else(GroupStatus::default, |replica| {
-            let view = replica.consensus.leader();
-            let log = replica.consensus.group().log_state();
-            GroupStatus {
-                leader: view.leader,
-                term: view.term,
-                applied: replica.consensus.group().applied().map_or(0, |id| id.index),
-                last: log.last.map_or(0, |id| id.index),
-            }
-        })
+        self.open_replica()
+            .map_or_else(GroupStatus::default, |replica| {
+                let view = replica.consensus.leader();
+                let log = replica.consensus.group().log_state();
+                GroupStatus {
+                    leader: view.leader,
+                    term: view.term,
+                    applied: replica.consensus.group().applied().map_or(0, |id| id.index),
+                    last: log.last.map_or(0, |id| id.index),
+                }
+            })
     }
 }
 
@@ -319,6 +342,14 @@ async fn serve_appends(group: Arc<Group>, mut requests: mpsc::Receiver<(AppendRe
             },
         }
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "who leads may change without a sign here"
+)]
+async fn pause() {
+    tokio::time::sleep(READ_RETRY_PAUSE).await;
 }
 
 pub(crate) fn storage_error(error: impl std::fmt::Display) -> ReadError {

@@ -151,7 +151,10 @@ impl<R> Outbox<R> {
         if self.stalled {
             return None;
         }
-        let again = self.flights.iter().position(|flight| flight.under_way.is_none());
+        let again = self
+            .flights
+            .iter()
+            .position(|flight| flight.under_way.is_none());
         let position = match again {
             Some(position) => position,
             None => self.take_off(now)?,
@@ -169,8 +172,16 @@ impl<R> Outbox<R> {
     }
 
     /// Takes note of what a try came to.
-    pub(crate) fn settle(&mut self, ticket: Ticket, settlement: Settlement, fresh_session: u64) -> Answers<R> {
-        let found = self.flights.iter().position(|flight| flight.first == ticket.first);
+    pub(crate) fn settle(
+        &mut self,
+        ticket: Ticket,
+        settlement: Settlement,
+        fresh_session: u64,
+    ) -> Answers<R> {
+        let found = self
+            .flights
+            .iter()
+            .position(|flight| flight.first == ticket.first);
         let Some(position) = found.filter(|_| ticket.session == self.session) else {
             return Vec::new();
         };
@@ -179,7 +190,9 @@ impl<R> Outbox<R> {
             flight.under_way = None;
         }
         match settlement {
-            Settlement::Outcomes(outcomes) => self.outcomes(position, ticket, outcomes, fresh_session),
+            Settlement::Outcomes(outcomes) => {
+                self.outcomes(position, ticket, outcomes, fresh_session)
+            }
             Settlement::Rejected => {
                 self.stall(ticket);
                 Vec::new()
@@ -200,7 +213,11 @@ impl<R> Outbox<R> {
     pub(crate) fn expire(&mut self, now: Instant, fresh_session: u64) -> Answers<R> {
         let mut answers = Answers::new();
         // Drafts wait in order of arrival and all wait equally long.
-        while self.waiting.front().is_some_and(|draft| draft.deadline <= now) {
+        while self
+            .waiting
+            .front()
+            .is_some_and(|draft| draft.deadline <= now)
+        {
             let draft = self.waiting.pop_front().expect("there is a front");
             answers.push((draft.reply, Verdict::NoLeader));
         }
@@ -230,7 +247,10 @@ impl<R> Outbox<R> {
 
     /// The node is stopping: everything is answered.
     pub(crate) fn close(&mut self) -> Answers<R> {
-        let waiting = self.waiting.drain(..).map(|draft| (draft.reply, Verdict::NoLeader));
+        let waiting = self
+            .waiting
+            .drain(..)
+            .map(|draft| (draft.reply, Verdict::NoLeader));
         let mut answers: Answers<R> = waiting.collect();
         for flight in self.flights.drain(..) {
             let verdict = if flight.maybe || flight.under_way.is_some() {
@@ -238,7 +258,13 @@ impl<R> Outbox<R> {
             } else {
                 Verdict::NoLeader
             };
-            answers.extend(flight.drafts.into_iter().flatten().map(|draft| (draft.reply, verdict.clone())));
+            answers.extend(
+                flight
+                    .drafts
+                    .into_iter()
+                    .flatten()
+                    .map(|draft| (draft.reply, verdict.clone())),
+            );
         }
         answers
     }
@@ -256,7 +282,12 @@ impl<R> Outbox<R> {
                 Ok(()) => {}
                 // Whoever made the draft has checked its size; a command that fits into no part
                 // would block all behind it, so the part goes without it.
-                Err(BatchError::Full | BatchError::TooLarge | BatchError::Empty | BatchError::Malformed) => break,
+                Err(
+                    BatchError::Full
+                    | BatchError::TooLarge
+                    | BatchError::Empty
+                    | BatchError::Malformed,
+                ) => break,
             }
             let draft = self.waiting.pop_front().expect("there is a front");
             commands.push(draft.command.clone());
@@ -285,7 +316,10 @@ impl<R> Outbox<R> {
         fresh_session: u64,
     ) -> Answers<R> {
         let flight = &self.flights[position];
-        if outcomes.iter().any(|outcome| matches!(outcome, Outcome::OutOfTurn { .. })) {
+        if outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, Outcome::OutOfTurn { .. }))
+        {
             // An earlier part is missing there. If it is not here to be sent again, the session
             // cannot go on.
             if position == 0 && !self.flights.iter().any(|flight| flight.maybe) {
@@ -349,7 +383,11 @@ impl<R> Outbox<R> {
             self.next_number = flight.first;
             answers.extend(answer_all(flight, &Verdict::NoRoom));
         }
-        answers.extend(self.waiting.drain(..).map(|draft| (draft.reply, Verdict::NoRoom)));
+        answers.extend(
+            self.waiting
+                .drain(..)
+                .map(|draft| (draft.reply, Verdict::NoRoom)),
+        );
         answers
     }
 }
@@ -357,4 +395,235 @@ impl<R> Outbox<R> {
 fn answer_all<R>(flight: Flight<R>, verdict: &Verdict) -> Answers<R> {
     let drafts = flight.drafts.into_iter().flatten();
     drafts.map(|draft| (draft.reply, verdict.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::machine::Part;
+
+    const WAIT: Duration = Duration::from_secs(5);
+
+    fn command(number: u64) -> EncodedCommand {
+        EncodedCommand::new(&crate::machine::directory::Command::CreateServer {
+            id: u128::from(number).to_be_bytes(),
+            name: "abc",
+        })
+    }
+
+    fn draft(number: u64, deadline: Instant) -> Draft<u64> {
+        Draft {
+            command: command(number),
+            deadline,
+            reply: number,
+        }
+    }
+
+    fn outbox(drafts: u64) -> (Outbox<u64>, Instant) {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(1);
+        for number in 0..drafts {
+            outbox.push(draft(number, now + WAIT));
+        }
+        (outbox, now)
+    }
+
+    fn done(count: usize) -> Settlement {
+        Settlement::Outcomes(vec![Outcome::Done; count])
+    }
+
+    #[test]
+    fn what_waits_leaves_as_one_part() {
+        let (mut outbox, now) = outbox(3);
+        let sending = outbox.next(now).unwrap();
+        assert_eq!(Part::peek(&sending.part).unwrap().count, 3);
+        assert_eq!(outbox.next(now), None);
+        let answers = outbox.settle(sending.ticket, done(3), 2);
+        assert_eq!(answers.len(), 3);
+        assert_eq!(outbox.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_lost_part_is_sent_again_with_the_same_numbers() {
+        let (mut outbox, now) = outbox(2);
+        let first = outbox.next(now).unwrap();
+        outbox.push(draft(2, now + WAIT));
+        let second = outbox.next(now).unwrap();
+        assert!(
+            outbox
+                .settle(first.ticket, Settlement::Unknown, 9)
+                .is_empty()
+        );
+        assert!(outbox.is_stalled());
+        assert_eq!(outbox.next(now), None, "nothing overtakes what is lost");
+        outbox.resume();
+        assert_eq!(outbox.next(now).unwrap().part, first.part);
+        assert_eq!(outbox.next(now).unwrap().part, second.part);
+        let late = outbox.settle(first.ticket, done(2), 9);
+        assert_eq!(late.len(), 2, "a late answer is an answer");
+    }
+
+    #[test]
+    fn what_reached_no_log_is_refused_in_time_with_certainty() {
+        let (mut outbox, now) = outbox(2);
+        let sending = outbox.next(now).unwrap();
+        outbox.settle(sending.ticket, Settlement::Rejected, 9);
+        outbox.resume();
+        let answers = outbox.expire(now + WAIT, 9);
+        assert_eq!(answers, [(0, Verdict::NoLeader), (1, Verdict::NoLeader)]);
+        outbox.push(draft(2, now + WAIT * 2));
+        let sending = outbox.next(now + WAIT).unwrap();
+        assert_eq!(
+            Part::peek(&sending.part).unwrap().first,
+            1,
+            "the numbers were taken back"
+        );
+    }
+
+    #[test]
+    fn what_may_be_in_a_log_is_not_called_refused() {
+        let (mut outbox, now) = outbox(1);
+        let sending = outbox.next(now).unwrap();
+        outbox.settle(sending.ticket, Settlement::Unknown, 9);
+        outbox.resume();
+        let again = outbox.next(now).unwrap();
+        outbox.settle(again.ticket, Settlement::Rejected, 9);
+        assert_eq!(outbox.expire(now + WAIT, 9), [(0, Verdict::Unknown)]);
+    }
+
+    #[test]
+    fn a_forgotten_session_leaves_only_what_may_be_in_a_log_unknown() {
+        let (mut outbox, now) = outbox(1);
+        let first = outbox.next(now).unwrap();
+        outbox.push(draft(1, now + WAIT));
+        let second = outbox.next(now).unwrap();
+        outbox.settle(second.ticket, Settlement::Rejected, 9);
+        let unknown = Settlement::Outcomes(vec![Outcome::SessionUnknown]);
+        let answers = outbox.settle(first.ticket, unknown, 9);
+        assert!(answers.is_empty(), "{answers:?}");
+        let header = Part::peek(&outbox.next(now).unwrap().part).unwrap();
+        assert_eq!((header.session, header.first, header.count), (9, 1, 2));
+    }
+
+    /// What can happen to a try.
+    #[derive(Debug, Clone, Copy)]
+    enum Fate {
+        Applied,
+        AppliedAnswerLost,
+        Rejected,
+        Lost,
+        /// It stays on its way until a later step.
+        Delayed,
+    }
+
+    fn fate() -> impl Strategy<Value = Fate> {
+        prop_oneof![
+            4 => Just(Fate::Applied),
+            1 => Just(Fate::AppliedAnswerLost),
+            1 => Just(Fate::Rejected),
+            1 => Just(Fate::Lost),
+            1 => Just(Fate::Delayed),
+        ]
+    }
+
+    /// The state machine's rule for one session, and what was taken in order.
+    #[derive(Default)]
+    struct Taken {
+        sessions: std::collections::HashMap<u64, u64>,
+        log: Vec<(u64, u64)>,
+    }
+
+    impl Taken {
+        fn take(&mut self, part: &Bytes) -> Vec<Outcome> {
+            let header = Part::peek(part).unwrap();
+            let last = self.sessions.entry(header.session).or_default();
+            let numbers = header.first..=header.last();
+            numbers
+                .map(|number| {
+                    if number <= *last {
+                        Outcome::Repeated
+                    } else if number == *last + 1 {
+                        *last = number;
+                        self.log.push((header.session, number));
+                        Outcome::Done
+                    } else {
+                        Outcome::OutOfTurn { next: *last + 1 }
+                    }
+                })
+                .collect()
+        }
+    }
+
+    proptest! {
+        /// Whatever is lost, delayed, refused or answered late: each command is answered once, and is
+        /// taken once, in order, if it was answered as taken.
+        #[test]
+        fn commands_are_taken_once_and_in_order(
+            steps in proptest::collection::vec((0u64..4, fate(), any::<bool>()), 1..80),
+        ) {
+            let now = Instant::now();
+            let mut outbox: Outbox<u64> = Outbox::new(1);
+            let mut taken = Taken::default();
+            let mut delayed: Vec<Sending> = Vec::new();
+            let mut answered = std::collections::BTreeMap::new();
+            let (mut pushed, mut session) = (0, 1);
+            let mut note = |answers: Answers<u64>| {
+                for (number, verdict) in answers {
+                    assert!(answered.insert(number, verdict).is_none(), "answered twice");
+                }
+            };
+            for (drafts, fate, release) in steps {
+                for _ in 0..drafts {
+                    outbox.push(draft(pushed, now + WAIT));
+                    pushed += 1;
+                }
+                if release {
+                    for sending in delayed.drain(..) {
+                        let outcomes = taken.take(&sending.part);
+                        session += 1;
+                        note(outbox.settle(sending.ticket, Settlement::Outcomes(outcomes), session));
+                    }
+                }
+                if outbox.is_stalled() {
+                    outbox.resume();
+                }
+                session += 1;
+                if let Some(sending) = outbox.next(now) {
+                    let settlement = match fate {
+                        Fate::Applied => Settlement::Outcomes(taken.take(&sending.part)),
+                        Fate::AppliedAnswerLost => {
+                            taken.take(&sending.part);
+                            Settlement::Unknown
+                        }
+                        Fate::Rejected => Settlement::Rejected,
+                        Fate::Lost => Settlement::Unknown,
+                        Fate::Delayed => {
+                            delayed.push(sending);
+                            continue;
+                        }
+                    };
+                    note(outbox.settle(sending.ticket, settlement, session));
+                }
+            }
+            delayed.clear();
+            for _ in 0..1_000 {
+                outbox.resume();
+                while let Some(sending) = outbox.next(now) {
+                    let outcomes = taken.take(&sending.part);
+                    session += 1;
+                    note(outbox.settle(sending.ticket, Settlement::Outcomes(outcomes), session));
+                }
+            }
+            prop_assert_eq!(answered.len() as u64, pushed, "all are answered");
+            prop_assert_eq!(answered.values().filter(|verdict| **verdict == Verdict::NoLeader).count(), 0);
+            let mut unique = taken.log.clone();
+            unique.sort_unstable();
+            unique.dedup();
+            prop_assert_eq!(unique.len(), taken.log.len(), "taken twice");
+            prop_assert!(taken.log.len() as u64 >= answered.values().filter(|verdict| **verdict != Verdict::Unknown).count() as u64);
+            prop_assert_eq!(taken.log.len() as u64, pushed, "with one session, all are taken in the end");
+        }
+    }
 }

@@ -88,7 +88,8 @@ mod tests {
         let count = Arc::new(AtomicU64::new(0));
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let read = || {
-            let (rounds, count, gate) = (Arc::clone(&rounds), Arc::clone(&count), Arc::clone(&gate));
+            let (rounds, count, gate) =
+                (Arc::clone(&rounds), Arc::clone(&count), Arc::clone(&gate));
             async move {
                 let task = {
                     let rounds = Arc::clone(&rounds);
@@ -105,7 +106,9 @@ mod tests {
             }
         };
         let first = tokio::spawn(read());
-        while !rounds.state.lock().unwrap().running || !rounds.state.lock().unwrap().waiting.is_empty() {
+        while !rounds.state.lock().unwrap().running
+            || !rounds.state.lock().unwrap().waiting.is_empty()
+        {
             tokio::task::yield_now().await;
         }
         let others: Vec<_> = (0..100).map(|_| tokio::spawn(read())).collect();

@@ -82,7 +82,10 @@ impl Commits for Tap {
     }
 
     fn skipped(&self, head: u64) {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.recent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         if let Some(channel) = self.channel.get() {
             self.delivery.skipped(*channel, head);
         }

@@ -102,7 +102,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            ping_every: Duration::from_millis(200),
+            ping_every: Duration::from_millis(330),
             silent_after: Duration::from_secs(1),
             redial_min: Duration::from_millis(50),
             redial_max: Duration::from_secs(1),
