@@ -151,6 +151,10 @@ impl Waiting {
 }
 
 /// Starts the lane of `group`. It ends when the last handle is dropped or the node stops.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what waits is counted and bounded by `Waiting`"
+)]
 pub(crate) fn start(
     group: std::sync::Weak<Group>,
     stopping: tokio::sync::watch::Receiver<bool>,

@@ -10,6 +10,8 @@
 
 use bincode::{Decode, Encode};
 
+use crate::codec;
+
 use super::NodeId;
 
 pub(super) const CLUSTER_BYTES_MAX: usize = 255;
@@ -341,25 +343,15 @@ pub(super) fn shortened(text: &str, bytes_max: usize) -> &str {
     &text[..end]
 }
 
-fn encoding() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<BODY_BYTES_MAX>()
-}
-
 fn encode_hello(hello: &Hello) -> Vec<u8> {
-    bincode::encode_to_vec(hello, encoding()).expect("the transport bounds names below the limit")
+    codec::encode(hello)
 }
 
 fn decode_hello(body: &[u8]) -> Result<Hello, Refusal> {
-    let (hello, read) =
-        bincode::decode_from_slice::<Hello, _>(body, encoding()).map_err(|_| malformed())?;
-    let whole = read == body.len();
+    let hello: Hello = codec::decode::<_, BODY_BYTES_MAX>(body).map_err(|_| malformed())?;
     let bounded = hello.cluster.len() <= CLUSTER_BYTES_MAX
         && hello.fingerprint.len() <= FINGERPRINT_BYTES_MAX;
-    if whole && bounded {
-        Ok(hello)
-    } else {
-        Err(malformed())
-    }
+    if bounded { Ok(hello) } else { Err(malformed()) }
 }
 
 fn malformed() -> Refusal {
