@@ -18,7 +18,7 @@ const STAGGER: Duration = Duration::from_millis(120);
 /// Between two tries of one candidate: the others may not have seen the death yet.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// Tries before the election timeout is left to do the rest.
-const TRIES_MAX: usize = 8;
+const TRIES_MAX: usize = 20;
 
 /// Finds a leader for a group that was just opened.
 pub(crate) async fn first_leader(group: Arc<Group>) {
@@ -54,7 +54,8 @@ async fn campaign_in_turn(group: Arc<Group>, turn: u32, dead: Option<NodeId>) {
     pause(STAGGER.saturating_mul(turn)).await;
     for _ in 0..TRIES_MAX {
         let leader = replica.consensus.leader().leader;
-        let led = leader.is_some_and(|leader| Some(leader) != dead);
+        // After a restart a replica takes the leader of its last vote for one, dead or alive.
+        let led = leader.is_some_and(|leader| Some(leader) != dead && shared.is_up(leader));
         let returned = dead.is_some_and(|dead| shared.is_up(dead));
         if led || returned || shared.is_stopping() {
             return;

@@ -34,7 +34,14 @@ pub(crate) async fn run(
         let mut turn = 0;
         loop {
             match ask(&shared, &channel, after, turn).await {
-                Some(messages) => after = deliver(&shared, &channel, after, messages),
+                Some(messages) if !messages.is_empty() => {
+                    match deliver(&shared, &channel, after, messages) {
+                        Some(last) => after = last,
+                        None => pause().await,
+                    }
+                }
+                // Nothing new there for a while: another replica may know more.
+                Some(_) => turn += 1,
                 None => {
                     turn += 1;
                     pause().await;
@@ -73,18 +80,16 @@ async fn ask(shared: &Shared, channel: &Channel, after: u64, turn: usize) -> Opt
         .map(|found| found.messages)
 }
 
-/// Answers the new cursor. What is not the next in order is not delivered: it is asked for again.
-fn deliver(shared: &Shared, channel: &Channel, after: u64, messages: Vec<Message>) -> u64 {
-    let Some(first) = messages.first() else {
-        return after;
-    };
+/// Answers the new cursor. What is not the next in order is not delivered, but asked for again.
+fn deliver(shared: &Shared, channel: &Channel, after: u64, messages: Vec<Message>) -> Option<u64> {
+    let first = messages.first()?;
     let gapless = messages
         .iter()
         .zip(after + 1..)
         .all(|(message, seq)| message.seq == seq);
     if !gapless {
         tracing::error!(channel = %Uuid::from_bytes(channel.id), after, "a feed had a gap");
-        return after;
+        return None;
     }
     let last = after + messages.len() as u64;
     let batch = Committed {
@@ -95,7 +100,7 @@ fn deliver(shared: &Shared, channel: &Channel, after: u64, messages: Vec<Message
     shared
         .delivery
         .committed(Uuid::from_bytes(channel.id), &Arc::new(batch));
-    last
+    Some(last)
 }
 
 #[expect(

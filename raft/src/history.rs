@@ -60,11 +60,11 @@ fn newest_first(
             {
                 bytes += message.body.as_str().len();
                 found.push(message);
-                if found.len() == limit.min(MESSAGES_MAX) || bytes > BYTES_MAX {
+                if found.len() >= limit.min(MESSAGES_MAX) || bytes > BYTES_MAX {
                     return Ok(found);
                 }
             }
-            up_to = first_seq - 1;
+            up_to = first_seq.saturating_sub(1);
         }
     }
     Ok(found)
@@ -86,7 +86,7 @@ fn oldest_first(
             break;
         }
         for (first_seq, row) in page {
-            next = row.last_seq(first_seq) + 1;
+            next = row.last_seq(first_seq).saturating_add(1);
             let batch = batch(group, first_seq, &row)?;
             let wanted = batch
                 .messages
@@ -95,7 +95,7 @@ fn oldest_first(
             for message in wanted {
                 bytes += message.body.as_str().len();
                 found.push(message);
-                if found.len() == limit.min(MESSAGES_MAX) || bytes > BYTES_MAX {
+                if found.len() >= limit.min(MESSAGES_MAX) || bytes > BYTES_MAX {
                     return Ok(found);
                 }
             }

@@ -228,11 +228,14 @@ impl Node {
         if let Err(error) = self.admit() {
             return Pending::refused(error);
         }
-        match self
-            .lane(channel)
+        let group = self.group(channel);
+        group.wake();
+        let head = group.open_replica().map_or(0, |replica| replica.tap.head());
+        match group
+            .lane()
             .submit(pending::encode(&draft), self.deadline())
         {
-            Some(answer) => Pending::new(self.clone(), Arc::clone(channel), &draft, answer),
+            Some(answer) => Pending::new(self.clone(), Arc::clone(channel), &draft, head, answer),
             None => Pending::refused(WriteError::Busy),
         }
     }
@@ -302,7 +305,17 @@ impl Node {
             if let Some(peer) = peer {
                 let call = peer.call(Kind::Read.byte(), request.encode(), APPEND_DEADLINE);
                 match call.await {
-                    Ok(answer) => return remote::decode_answer(&answer),
+                    Ok(answer) => match remote::decode_answer(&answer) {
+                        Err(
+                            error @ (ReadError::NoLeader
+                            | ReadError::Busy
+                            | ReadError::Stopping
+                            | ReadError::Storage(_)),
+                        ) => {
+                            tracing::debug!(node = peer.node(), %error, "a read failed on another node")
+                        }
+                        answer @ (Ok(_) | Err(ReadError::NotFound)) => return answer,
+                    },
                     Err(error) => {
                         tracing::debug!(node = peer.node(), %error, "a read failed on another node")
                     }

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::api::Channel;
+use crate::api::Consistency;
 use crate::api::Draft;
 use crate::api::Position;
 use crate::api::Range;
@@ -23,9 +24,9 @@ use crate::machine::channel::Command;
 use crate::machine::channel::Post;
 use crate::node::Node;
 
-/// How far back a message is looked for whose first try was taken while its answer was lost: more
-/// than a channel takes in the seconds that a client waits.
-const SEARCH_MESSAGES_MAX: usize = 200_000;
+/// How far back a message is looked for whose first try was taken while its answer was lost. A search
+/// ends sooner where the channel stood when the message was sent.
+const SEARCH_MESSAGES_MAX: usize = 50_000;
 const SEARCH_PAGE: usize = 1_000;
 
 /// See [`Node::submit`].
@@ -49,6 +50,8 @@ struct Origin {
     id: Uuid,
     keyed: Option<Draft>,
     conditional: bool,
+    /// The channel's head, as far as this node knew, when the message was sent.
+    head_before: u64,
 }
 
 impl Pending {
@@ -62,6 +65,7 @@ impl Pending {
         node: Node,
         channel: Arc<Channel>,
         draft: &Draft,
+        head_before: u64,
         answer: oneshot::Receiver<Verdict>,
     ) -> Self {
         let origin = Box::new(Origin {
@@ -70,6 +74,7 @@ impl Pending {
             id: draft.id,
             keyed: draft.key.is_some().then(|| draft.clone()),
             conditional: draft.expected_head.is_some(),
+            head_before,
         });
         Pending {
             state: State::Waiting {
@@ -109,9 +114,7 @@ impl Future for Pending {
                     match judge(verdict.unwrap_or(Verdict::Unknown)) {
                         Some(result) => return Poll::Ready(result),
                         None => match origin.take() {
-                            Some(origin) => {
-                                self.state = State::Searching(Box::pin(origin.search()))
-                            }
+                            Some(origin) => self.state = State::Searching(Box::pin(origin.find())),
                             None => return Poll::Ready(Err(WriteError::OutcomeUnknown)),
                         },
                     }
@@ -158,12 +161,38 @@ pub(crate) fn error_of(verdict: &Verdict) -> WriteError {
 }
 
 impl Origin {
-    /// The first try was taken and its answer lost: what it was can be seen in the channel.
-    async fn search(self: Box<Self>) -> Result<Position, WriteError> {
+    /// The first try was taken and its answer lost. What it came to can be seen.
+    async fn find(self: Box<Self>) -> Result<Position, WriteError> {
+        match &self.keyed {
+            Some(draft) => self.ask_again(draft).await,
+            None => self.search().await,
+        }
+    }
+
+    /// The key answers what it answered then.
+    async fn ask_again(&self, draft: &Draft) -> Result<Position, WriteError> {
+        let deadline = Instant::now() + self.node.shared().options.timing.request_timeout;
+        let answer = self
+            .node
+            .lane(&self.channel)
+            .submit(encode(draft), deadline);
+        let verdict = match answer {
+            Some(answer) => answer.await.unwrap_or(Verdict::Unknown),
+            None => Verdict::Unknown,
+        };
+        let position = judge(verdict).unwrap_or(Err(WriteError::OutcomeUnknown))?;
+        Ok(Position {
+            repeated: position.id != self.id,
+            ..position
+        })
+    }
+
+    /// Looks for the message among the latest.
+    async fn search(&self) -> Result<Position, WriteError> {
         let lost = |_: ReadError| WriteError::OutcomeUnknown;
         let mut range = Range::Latest { limit: SEARCH_PAGE };
         let mut searched = 0;
-        let mut consistency = crate::api::Consistency::Linearizable;
+        let mut consistency = Consistency::Linearizable;
         let mut head = None;
         while searched < SEARCH_MESSAGES_MAX {
             let page = self
@@ -184,33 +213,24 @@ impl Origin {
                     repeated: false,
                 });
             }
-            let Some(last) = page.messages.last() else {
-                break;
+            // What was there before the message was sent cannot be it.
+            let older = page
+                .messages
+                .last()
+                .filter(|message| message.seq > self.head_before);
+            let Some(older) = older else {
+                return Err(match head {
+                    Some(head) if self.conditional => WriteError::HeadMismatch { head },
+                    // Nothing but a condition refuses a message without a key.
+                    _ => WriteError::OutcomeUnknown,
+                });
             };
             searched += page.messages.len();
-            consistency = crate::api::Consistency::Stale;
+            consistency = Consistency::Stale;
             range = Range::Before {
-                seq: last.seq,
+                seq: older.seq,
                 limit: SEARCH_PAGE,
             };
-        }
-        // It was taken and did not become a message: it was refused, or its key had been used.
-        if let Some(draft) = self.keyed {
-            let deadline = Instant::now() + self.node.shared().options.timing.request_timeout;
-            let answer = self
-                .node
-                .lane(&self.channel)
-                .submit(encode(&draft), deadline);
-            let verdict = match answer {
-                Some(answer) => answer.await.unwrap_or(Verdict::Unknown),
-                None => Verdict::Unknown,
-            };
-            return judge(verdict).unwrap_or(Err(WriteError::OutcomeUnknown));
-        }
-        if self.conditional {
-            return Err(WriteError::HeadMismatch {
-                head: head.unwrap_or(0),
-            });
         }
         Err(WriteError::OutcomeUnknown)
     }

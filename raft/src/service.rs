@@ -153,6 +153,12 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
         };
         let replica = open(&group, asks).await.map_err(text)?;
         let consensus = &replica.consensus;
+        if matches!(kind, Kind::Vote | Kind::PreVote) && !consensus.is_founded() {
+            // A replica that votes before it has a membership can never be given one but by the
+            // leader that it votes for.
+            wake(&group);
+            return Err("this replica is not founded yet".into());
+        }
         return match kind {
             Kind::Vote => {
                 let leader = consensus.leader().leader;
@@ -164,7 +170,7 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
                 Err("this node is stopping itself".into())
             }
             Kind::TransferLeader => consensus.on_transfer_leader(&body).await,
-            Kind::SnapshotBegin => consensus.on_snapshot_begin(),
+            Kind::SnapshotBegin => consensus.on_snapshot_begin(&body),
             Kind::SnapshotChunk => consensus.on_snapshot_chunk(body).await,
             Kind::SnapshotEnd => consensus.on_snapshot_end(&body).await,
             Kind::ReadIndex => {
@@ -257,12 +263,11 @@ async fn feed(group: &Arc<Group>, request: FeedRequest) -> Result<Messages, Read
     // Running out of time is an answer too: nothing new.
     let _ = tokio::time::timeout(wait, heads.wait_for(|head| *head > request.after)).await;
     if let Some(recent) = replica.tap.recent_after(request.after) {
+        // All that is at hand is bounded in bytes far below a frame.
         let messages = recent.iter().flat_map(|batch| batch.messages.iter());
-        let messages = messages
-            .filter(|message| message.seq > request.after)
-            .take(FEED_MESSAGES_MAX);
+        let after = messages.filter(|message| message.seq > request.after);
         return Ok(Messages {
-            messages: messages.cloned().collect(),
+            messages: after.take(FEED_MESSAGES_MAX).cloned().collect(),
             head: replica.tap.head(),
         });
     }
@@ -304,6 +309,14 @@ impl Service for PeerService {
     fn peer_up(&self, _: NodeId) {
         for group in self.shared.groups() {
             group.lane().look();
+            let Some(replica) = group.open_replica() else {
+                continue;
+            };
+            let leader = replica.consensus.leader().leader;
+            // There may be a majority again.
+            if !leader.is_some_and(|leader| self.shared.is_up(leader)) {
+                tokio::spawn(failover::first_leader(group));
+            }
         }
     }
 

@@ -118,10 +118,11 @@ impl Shared {
         groups.drain().map(|(_, group)| group).collect()
     }
 
-    /// Logs when this node becomes the leader of a group, and no more.
+    /// Logs when this node becomes the leader of a group, and ends the process if the replica fails.
     pub(crate) fn follow_leadership(self: &Arc<Self>, group: &Arc<Group>, replica: &Arc<Replica>) {
         let mut changes = replica.consensus.leader_changes();
         let (id, node, group) = (group.id, self.node(), Arc::downgrade(group));
+        let shared = Arc::downgrade(self);
         tokio::spawn(async move {
             let mut led_term = None;
             loop {
@@ -131,7 +132,17 @@ impl Shared {
                     tracing::info!(group = id.0, term = view.term, "leads a group");
                 }
                 led_term = leads;
-                if !changes.changed().await || group.strong_count() == 0 {
+                if !changes.changed().await {
+                    let stopping = shared.upgrade().is_none_or(|shared| shared.is_stopping());
+                    if !stopping {
+                        // Its state or its log could not be read, or something in it is broken: what
+                        // it would answer from here on cannot be trusted.
+                        tracing::error!(group = id.0, "a replica has failed; this node stops");
+                        std::process::exit(accord_storage::EXIT_CODE_FATAL);
+                    }
+                    return;
+                }
+                if group.strong_count() == 0 {
                     return;
                 }
             }

@@ -80,6 +80,11 @@ impl Install {
         }
     }
 
+    /// The position that the snapshot covers, once all of it is here.
+    pub fn covers(&self) -> Option<LogId> {
+        self.progress.complete().ok().map(|begun| begun.applied)
+    }
+
     /// Switches to the snapshot, which must cover exactly up to `applied`.
     /// `done` is called when that is on the disk. From this call on the log
     /// state is that of the snapshot: purged up to `applied`, followed by the

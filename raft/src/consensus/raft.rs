@@ -19,6 +19,7 @@ use openraft::errors::ClientWriteError;
 use openraft::raft::AppendEntriesRequest;
 use openraft::raft::ClientWriteResult;
 use openraft::raft::TransferLeaderRequest;
+use openraft::raft::linearizable_read::LinearizerOption;
 use tokio::sync::watch;
 
 use super::log_store::LogStore;
@@ -43,6 +44,9 @@ use crate::transport::Peer;
 const QUEUE_MAX: u64 = 4_096;
 /// Log entries in one append request; its bytes are bounded as well.
 const ENTRIES_PER_REQUEST_MAX: u64 = 300;
+
+/// How long a leader tries to have a majority confirm that it leads.
+const CONFIRM_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How a replica behaves.
 #[derive(Clone, Debug)]
@@ -139,6 +143,11 @@ impl Consensus {
         LeaderChanges(self.raft.server_metrics())
     }
 
+    /// Whether it has a membership.
+    pub(crate) fn is_founded(&self) -> bool {
+        self.raft.voter_ids().next().is_some()
+    }
+
     pub(crate) fn voters(&self) -> Vec<NodeId> {
         self.raft.voter_ids().collect()
     }
@@ -172,7 +181,9 @@ impl Consensus {
     /// The index up to which a linearizable read must see the log, confirmed by a quorum after this
     /// call began. `Err` names the leader if this replica knows of another.
     pub(crate) async fn read_index(&self) -> Result<u64, ProposeError> {
-        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+        let option =
+            LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(CONFIRM_WAIT_MAX);
+        match self.raft.get_read_log_id(option).await {
             Ok((read, _)) => Ok(read.index()),
             Err(_) => Err(ProposeError::NotLeader {
                 leader: self.leader().leader,
@@ -180,8 +191,8 @@ impl Consensus {
         }
     }
 
-    /// Campaigns at once. With a dead leader the others' leases do not protect anyone, so this does
-    /// not ask for a pre-vote; the caller has made sure that a majority sees the leader dead.
+    /// Campaigns at once. Without a pre-vote only where a majority sees the leader dead: its lease
+    /// protects nobody then.
     pub(crate) async fn campaign(&self, pre_vote: bool) {
         // A stopped replica needs no leader.
         let _ = self.raft.trigger().elect(pre_vote).await;
@@ -257,7 +268,13 @@ impl Consensus {
     ///
     /// # Errors
     /// If the store cannot stage one.
-    pub(crate) fn on_snapshot_begin(&self) -> Result<Bytes, String> {
+    pub(crate) fn on_snapshot_begin(&self, body: &[u8]) -> Result<Bytes, String> {
+        let begin: wire::SnapshotBegin = wire::decode(body).map_err(|error| error.to_string())?;
+        let sender: types::Vote = begin.vote.into();
+        let known = self.group.vote().map_or(0, |vote| vote.term);
+        if types::stored_vote(&sender).term < known {
+            return Err("this snapshot's sender does not lead any more".into());
+        }
         let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
         // The rows staged by an older transfer go before new ones are staged.
         drop(incoming.take());
@@ -299,7 +316,12 @@ impl Consensus {
             current.install.chunk(&chunk, done);
             current.next += 1;
         }
-        written.wait().await.map_err(|error| error.to_string())?;
+        if let Err(error) = written.wait().await {
+            // What is staged is incomplete now.
+            let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+            incoming.take_if(|current| current.transfer == header.transfer);
+            return Err(error.to_string());
+        }
         Ok(Bytes::new())
     }
 
@@ -322,6 +344,14 @@ impl Consensus {
         };
         let meta = super::snapshot::meta(end.last.map(Into::into), &end.membership)
             .map_err(|error| error.to_string())?;
+        let last = meta.last_log_id.as_ref().map(types::stored_log_id);
+        let vote = types::stored_vote(&end.vote.into());
+        if last.is_none()
+            || staged.covers() != last
+            || last.is_some_and(|last| last.term > vote.term)
+        {
+            return Err("this snapshot does not end where its sender says".into());
+        }
         let snapshot = openraft::type_config::alias::SnapshotOf::<TypeConfig, SnapshotData> {
             meta,
             snapshot: SnapshotData::Staged(staged),

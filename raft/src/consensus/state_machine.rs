@@ -120,6 +120,9 @@ impl Applier {
         let mut extra = Vec::new();
         for (entry, responder) in entries {
             let log_id = entry.log_id;
+            // Before anybody hears of it: a read that begins then waits for its rows.
+            self.computed_next
+                .store(log_id.index() + 1, Ordering::Release);
             let mut reply = Reply::default();
             match entry.payload {
                 EntryPayload::Blank => {}
@@ -143,8 +146,6 @@ impl Applier {
         writes.extend(extra);
         let (done, written) = completion();
         self.group.apply(types::stored_log_id(&last), writes, done);
-        self.computed_next
-            .store(last.index() + 1, Ordering::Release);
         Ok(Some(written))
     }
 

@@ -22,6 +22,9 @@ use crate::codec;
 /// Headers are small: the largest lists the entries of one append request.
 const HEADER_BYTES_MAX: usize = 1024 * 1024;
 
+/// From this size on a payload shares the link's read buffer (64 KiB, or the frame itself if larger).
+const SHARED_BYTES_MIN: usize = 32 * 1024;
+
 /// A body that is not what its kind promises. The request is refused; the link stays.
 #[derive(Debug, thiserror::Error)]
 #[error("malformed peer message: {0}")]
@@ -135,6 +138,7 @@ pub(crate) fn decode_append(
     mut body: Bytes,
 ) -> Result<(u64, AppendEntriesRequest<TypeConfig>), Malformed> {
     let header: AppendHeader = split_header(&mut body)?;
+    check_order(&header)?;
     let mut entries = Vec::with_capacity(header.entries.len());
     for entry in header.entries {
         let bytes = entry.bytes as usize;
@@ -144,7 +148,7 @@ pub(crate) fn decode_append(
         let id: types::LogId = entry.id.into();
         entries.push(types::entry(storage::Entry {
             log_id: types::stored_log_id(&id),
-            payload: body.split_to(bytes),
+            payload: own(body.split_to(bytes)),
         })?);
     }
     if !body.is_empty() {
@@ -157,6 +161,38 @@ pub(crate) fn decode_append(
         entries,
     };
     Ok((header.group, request))
+}
+
+/// A log without holes, and terms that only rise: what Raft takes for granted of a leader, and a
+/// broken one must not bring this node down by.
+fn check_order(header: &AppendHeader) -> Result<(), Malformed> {
+    let mut next = match header.prev {
+        Some(prev) => prev.index.checked_add(1),
+        None => header
+            .entries
+            .first()
+            .map(|entry| entry.id.index)
+            .or(Some(0)),
+    };
+    let mut term = header.prev.map_or(0, |prev| prev.term);
+    for entry in &header.entries {
+        let follows = Some(entry.id.index) == next && entry.id.term >= term;
+        if !follows || entry.id.term > header.vote.term || entry.id.index == u64::MAX {
+            return Err(Malformed("the entries do not follow each other".into()));
+        }
+        (next, term) = (entry.id.index.checked_add(1), entry.id.term);
+    }
+    Ok(())
+}
+
+/// Small payloads are copied out of the link's read buffer, which they would keep in memory for as
+/// long as the log's tail holds them.
+fn own(payload: Bytes) -> Bytes {
+    if payload.len() < SHARED_BYTES_MIN {
+        Bytes::copy_from_slice(&payload)
+    } else {
+        payload
+    }
 }
 
 #[derive(Encode, Decode)]

@@ -26,6 +26,7 @@ use super::Group;
 use super::Replica;
 use super::outbox::Answers;
 use super::outbox::Draft;
+use super::outbox::FLIGHTS_MAX;
 use super::outbox::Outbox;
 use super::outbox::Settlement;
 use super::outbox::Ticket;
@@ -40,7 +41,6 @@ use crate::machine::BatchBuilder;
 use crate::machine::COMMANDS_PER_BATCH_MAX;
 use crate::machine::COMMANDS_PER_PART_MAX;
 use crate::machine::EncodedCommand;
-use crate::machine::Outcome;
 use crate::machine::PART_BYTES_MAX;
 use crate::machine::PART_LENGTH_BYTES;
 use crate::machine::PARTS_MAX;
@@ -59,22 +59,24 @@ const BYTES_WAITING_MAX: usize = 64 * 1024 * 1024;
 const PROPOSALS_MAX: usize = 4;
 /// Messages taken from the queue at a time.
 const DRAIN_MAX: usize = 1_024;
+/// How long another node's part may wait here; it is told in time that it was not taken.
+const VISIT_MAX: Duration = Duration::from_secs(3);
 /// How long the leader may take to answer a part before it is sent again.
 const SUBMIT_DEADLINE: Duration = Duration::from_secs(5);
 /// Bounds of the pause before a refused part is sent again; it doubles in between.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(160);
 
-/// What a command came to, as the facade sees it.
-pub(crate) type Answer = oneshot::Sender<Verdict>;
+/// Whoever waits for a command's outcome, and the place that the command takes up until then.
+pub(crate) struct Answer {
+    verdict: oneshot::Sender<Verdict>,
+    _place: Place,
+}
 
 enum Message {
     Command(Draft<Answer>),
     /// Another node's part; it takes this node for the leader.
-    Part {
-        part: Bytes,
-        reply: Reply,
-    },
+    Part(Visitor),
     /// A local proposal has been applied, or refused.
     Proposed {
         own: Vec<(Ticket, Settlement)>,
@@ -90,10 +92,25 @@ pub(crate) struct LaneHandle {
     waiting: Arc<Waiting>,
 }
 
+/// How much is in a lane, from the moment it is accepted until it is answered.
 #[derive(Default)]
 struct Waiting {
     commands: AtomicUsize,
     bytes: AtomicUsize,
+}
+
+/// One command's or part's place; given back when dropped.
+struct Place {
+    waiting: Arc<Waiting>,
+    bytes: usize,
+}
+
+/// Another node's part, waiting for the next entry.
+struct Visitor {
+    part: Bytes,
+    reply: Reply,
+    since: Instant,
+    place: Place,
 }
 
 impl LaneHandle {
@@ -103,28 +120,34 @@ impl LaneHandle {
         command: EncodedCommand,
         deadline: Instant,
     ) -> Option<oneshot::Receiver<Verdict>> {
-        let bytes = command.bytes_len();
-        if !self.waiting.enter(bytes) {
-            return None;
-        }
-        let (reply, answer) = oneshot::channel();
-        let draft = Draft {
+        let place = Place::take(&self.waiting, command.bytes_len())?;
+        let (verdict, answer) = oneshot::channel();
+        let reply = Answer {
+            verdict,
+            _place: place,
+        };
+        // A lane ends with the node only; the dropped sender answers then.
+        let _ = self.messages.send(Message::Command(Draft {
             command,
             deadline,
             reply,
-        };
-        // A lane ends with the node only; the dropped sender answers then.
-        let _ = self.messages.send(Message::Command(draft));
+        }));
         Some(answer)
     }
 
     /// Enqueues another node's part.
     pub(crate) fn part(&self, part: Bytes, reply: Reply) {
-        if !self.waiting.enter(part.len()) {
+        let Some(place) = Place::take(&self.waiting, part.len()) else {
             reply.ok(Submitted::Busy.encode());
             return;
-        }
-        let _ = self.messages.send(Message::Part { part, reply });
+        };
+        let since = Instant::now();
+        let _ = self.messages.send(Message::Part(Visitor {
+            part,
+            reply,
+            since,
+            place,
+        }));
     }
 
     /// Has the lane look for the leader again.
@@ -133,20 +156,24 @@ impl LaneHandle {
     }
 }
 
-impl Waiting {
-    fn enter(&self, bytes: usize) -> bool {
-        let commands = self.commands.fetch_add(1, Ordering::Relaxed);
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = commands < COMMANDS_WAITING_MAX && before < BYTES_WAITING_MAX;
-        if !fits {
-            self.leave(1, bytes);
-        }
-        fits
+impl Place {
+    /// `None` if the lane is full.
+    fn take(waiting: &Arc<Waiting>, bytes: usize) -> Option<Place> {
+        let commands = waiting.commands.fetch_add(1, Ordering::Relaxed);
+        let before = waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // Giving it back is the same for one that was never granted.
+        let place = Place {
+            waiting: Arc::clone(waiting),
+            bytes,
+        };
+        (commands < COMMANDS_WAITING_MAX && before < BYTES_WAITING_MAX).then_some(place)
     }
+}
 
-    fn leave(&self, commands: usize, bytes: usize) {
-        self.commands.fetch_sub(commands, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.waiting.commands.fetch_sub(1, Ordering::Relaxed);
+        self.waiting.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -168,7 +195,6 @@ pub(crate) fn start(
         group,
         messages: receiver,
         to_self: sender.downgrade(),
-        waiting: Arc::clone(&handle.waiting),
         outbox: Outbox::new(rand::random()),
         parts: VecDeque::new(),
         calls: FuturesUnordered::new(),
@@ -176,6 +202,8 @@ pub(crate) fn start(
         replica: None,
         leader_changes: None,
         hint: None,
+        turn: 0,
+        sent_to: None,
         pause: PAUSE_MIN,
         resume_at: None,
     };
@@ -187,10 +215,9 @@ struct Lane {
     group: std::sync::Weak<Group>,
     messages: mpsc::UnboundedReceiver<Message>,
     to_self: mpsc::WeakUnboundedSender<Message>,
-    waiting: Arc<Waiting>,
     outbox: Outbox<Answer>,
     /// Other nodes' parts that wait for the next entry.
-    parts: VecDeque<(Bytes, Reply)>,
+    parts: VecDeque<Visitor>,
     /// Parts on their way to the leader.
     calls: FuturesUnordered<Sent>,
     /// Entries proposed here and not yet applied.
@@ -199,6 +226,10 @@ struct Lane {
     leader_changes: Option<LeaderChanges>,
     /// Who leads, by the last answer of another node; forgotten once it proves wrong.
     hint: Option<NodeId>,
+    /// Which of the replicas to try, where nobody is known to lead.
+    turn: usize,
+    /// Whom the parts under way were sent to.
+    sent_to: Option<NodeId>,
     pause: Duration,
     resume_at: Option<Instant>,
 }
@@ -208,8 +239,17 @@ impl Lane {
         let mut drained = Vec::with_capacity(64);
         loop {
             let wake_at = self.wake_at();
+            // New messages last, or a steady stream of them would keep all else waiting.
             tokio::select! {
                 biased;
+                _ = stopping.wait_for(|stopping| *stopping) => break,
+                Some((ticket, answer)) = self.calls.next(), if !self.calls.is_empty() => self.answered(ticket, answer),
+                () = sleep_until(wake_at) => self.wake(Instant::now()),
+                alive = changed(&mut self.leader_changes) => {
+                    if !alive {
+                        self.leader_changes = None;
+                    }
+                }
                 count = self.messages.recv_many(&mut drained, DRAIN_MAX) => {
                     if count == 0 {
                         break;
@@ -218,14 +258,6 @@ impl Lane {
                         self.take(message);
                     }
                 }
-                Some((ticket, answer)) = self.calls.next(), if !self.calls.is_empty() => self.answered(ticket, answer),
-                alive = changed(&mut self.leader_changes) => {
-                    if !alive {
-                        self.leader_changes = None;
-                    }
-                }
-                () = sleep_until(wake_at) => self.wake(Instant::now()),
-                _ = stopping.wait_for(|stopping| *stopping) => break,
             }
             let Some(group) = self.group.upgrade() else {
                 break;
@@ -234,21 +266,13 @@ impl Lane {
         }
         let answers = self.outbox.close();
         self.answer(answers);
-        for (_, reply) in self.parts.drain(..) {
-            reply.ok(Submitted::NotLeader(None).encode());
-        }
+        self.turn_away(None);
     }
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Command(draft) => {
-                self.waiting.leave(1, draft.command.bytes_len());
-                self.outbox.push(draft);
-            }
-            Message::Part { part, reply } => {
-                self.waiting.leave(1, part.len());
-                self.parts.push_back((part, reply));
-            }
+            Message::Command(draft) => self.outbox.push(draft),
+            Message::Part(visitor) => self.parts.push_back(visitor),
             Message::Proposed { own } => {
                 self.proposals -= 1;
                 for (ticket, settlement) in own {
@@ -270,12 +294,19 @@ impl Lane {
         }
         let this_node = group.shared.node();
         let towards = self.towards(group);
-        if let Towards::Leader(other) | Towards::Guess(other) = towards
-            && other != this_node
+        match towards {
+            Towards::Leader(other) if other != this_node => self.turn_away(Some(other)),
+            Towards::Guess(other) if other != this_node => self.turn_away(None),
+            Towards::Leader(_) | Towards::Guess(_) | Towards::Nobody => {}
+        }
+        if let Towards::Leader(leader) | Towards::Guess(leader) = towards
+            && self.sent_to != Some(leader)
         {
-            for (_, reply) in self.parts.drain(..) {
-                reply.ok(Submitted::NotLeader(Some(other)).encode());
+            // What is under way to the former leader may never be answered; sending it again is safe.
+            if self.sent_to.is_some() {
+                self.outbox.resume();
             }
+            self.sent_to = Some(leader);
         }
         match towards {
             Towards::Leader(leader) if leader == this_node => self.propose().await,
@@ -302,7 +333,8 @@ impl Lane {
         }
         // A replica hears of a new leader by itself; another node's word is for those who do not.
         let hint = self.hint.filter(up).filter(|_| self.replica.is_none());
-        match hint.or_else(|| group.first_up()) {
+        let turn = if self.replica.is_none() { self.turn } else { 0 };
+        match hint.or_else(|| group.up(turn)) {
             Some(node) => Towards::Guess(node),
             None => Towards::Nobody,
         }
@@ -314,24 +346,21 @@ impl Lane {
         };
         while self.proposals < PROPOSALS_MAX {
             let mut batch = BatchBuilder::new();
-            let mut replies = Vec::new();
-            let mut own = Vec::new();
+            let mut sources = Vec::new();
+            // One part of our own first, so that a stream of others' parts does not keep ours waiting.
+            self.add_own(&mut batch, &mut sources, 1);
             while has_room(&batch)
-                && let Some((part, reply)) = self.parts.pop_front()
+                && let Some(visitor) = self.parts.pop_front()
             {
-                match batch.push(part) {
-                    Ok(()) => replies.push(reply),
-                    Err(error) => reply.refuse(&error.to_string()),
+                match batch.push(visitor.part) {
+                    Ok(()) => sources.push(Source::Other {
+                        reply: visitor.reply,
+                        _place: visitor.place,
+                    }),
+                    Err(error) => visitor.reply.refuse(&error.to_string()),
                 }
             }
-            while has_room(&batch)
-                && let Some(sending) = self.outbox.next(Instant::now())
-            {
-                batch
-                    .push(sending.part)
-                    .expect("an outbox makes parts that fit where there is room");
-                own.push(sending.ticket);
-            }
+            self.add_own(&mut batch, &mut sources, FLIGHTS_MAX);
             // An empty batch is refused: nothing waits.
             let Ok(payload) = batch.finish(clock::now_ms()) else {
                 return;
@@ -339,13 +368,35 @@ impl Lane {
             self.proposals += 1;
             let to_self = self.to_self.clone();
             let done = move |proposal| {
-                let own = distribute(proposal, replies, own);
+                let own = distribute(proposal, sources);
                 if let Some(to_self) = to_self.upgrade() {
                     // Where the lane has ended, so has the node.
                     let _ = to_self.send(Message::Proposed { own });
                 }
             };
             replica.consensus.propose(payload, done).await;
+        }
+    }
+
+    fn add_own(&mut self, batch: &mut BatchBuilder, sources: &mut Vec<Source>, parts_max: usize) {
+        for _ in 0..parts_max {
+            if !has_room(batch) {
+                return;
+            }
+            let Some(sending) = self.outbox.next(Instant::now()) else {
+                return;
+            };
+            batch
+                .push(sending.part)
+                .expect("an outbox makes parts that fit where there is room");
+            sources.push(Source::Own(sending.ticket));
+        }
+    }
+
+    /// Tells those who took this node for the leader that it is not.
+    fn turn_away(&mut self, leader: Option<NodeId>) {
+        for visitor in self.parts.drain(..) {
+            visitor.reply.ok(Submitted::NotLeader(leader).encode());
         }
     }
 
@@ -370,19 +421,13 @@ impl Lane {
     /// The leader has answered a part of ours.
     fn answered(&mut self, ticket: Ticket, answer: Result<Bytes, CallError>) {
         let settlement = match answer {
-            Ok(body) => match Submitted::decode(&body) {
-                Some(Submitted::Outcomes(outcomes)) => {
-                    self.pause = PAUSE_MIN;
-                    Settlement::Outcomes(outcomes)
-                }
-                Some(Submitted::NotLeader(leader)) => {
+            Ok(body) => {
+                let answer = Submitted::decode(&body).unwrap_or(Submitted::Unknown);
+                if let Submitted::NotLeader(leader) = answer {
                     self.hint = leader;
-                    Settlement::Rejected
                 }
-                Some(Submitted::Busy) => Settlement::Rejected,
-                Some(Submitted::NoRoom) => Settlement::NoRoom,
-                Some(Submitted::Unknown) | None => Settlement::Unknown,
-            },
+                settlement(answer)
+            }
             Err(CallError::Down | CallError::Full) => {
                 self.hint = None;
                 Settlement::Rejected
@@ -392,6 +437,9 @@ impl Lane {
                 Settlement::Unknown
             }
         };
+        if !matches!(settlement, Settlement::Outcomes(_)) {
+            self.turn += 1;
+        }
         self.settle(ticket, settlement);
     }
 
@@ -404,10 +452,9 @@ impl Lane {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        self.resume_at
-            .into_iter()
-            .chain(self.outbox.next_deadline())
-            .min()
+        let visit_ends = self.parts.front().map(|visitor| visitor.since + VISIT_MAX);
+        let due = [self.resume_at, self.outbox.next_deadline(), visit_ends];
+        due.into_iter().flatten().min()
     }
 
     fn wake(&mut self, now: Instant) {
@@ -417,6 +464,14 @@ impl Lane {
                 self.outbox.resume();
             }
         }
+        while self
+            .parts
+            .front()
+            .is_some_and(|visitor| visitor.since + VISIT_MAX <= now)
+        {
+            let visitor = self.parts.pop_front().expect("there is a front");
+            visitor.reply.ok(Submitted::NotLeader(None).encode());
+        }
         let answers = self.outbox.expire(now, rand::random());
         self.answer(answers);
     }
@@ -424,7 +479,7 @@ impl Lane {
     fn answer(&self, answers: Answers<Answer>) {
         for (reply, verdict) in answers {
             // Whoever asked may have gone away.
-            let _ = reply.send(verdict);
+            let _ = reply.verdict.send(verdict);
         }
     }
 }
@@ -446,44 +501,40 @@ fn has_room(batch: &BatchBuilder) -> bool {
         && batch.len() < PARTS_MAX
 }
 
+/// Where a part of an entry came from.
+enum Source {
+    Own(Ticket),
+    Other { reply: Reply, _place: Place },
+}
+
 /// Tells other nodes what their parts of an entry came to, and returns what our own did.
-fn distribute(
-    proposal: Proposal,
-    replies: Vec<Reply>,
-    own: Vec<Ticket>,
-) -> Vec<(Ticket, Settlement)> {
-    match proposal {
-        Ok(parts) => {
-            let mut parts = parts.into_iter();
-            for reply in replies {
-                let answer = parts.next().map_or(Submitted::Unknown, Submitted::Outcomes);
-                reply.ok(answer.encode());
-            }
-            let settled = own.into_iter().map(|ticket| {
-                let outcomes: Option<Vec<Outcome>> = parts.next();
-                (
-                    ticket,
-                    outcomes.map_or(Settlement::Unknown, Settlement::Outcomes),
-                )
-            });
-            settled.collect()
-        }
+fn distribute(proposal: Proposal, sources: Vec<Source>) -> Vec<(Ticket, Settlement)> {
+    let (mut outcomes, otherwise) = match proposal {
+        Ok(parts) => (parts.into_iter(), Submitted::Unknown),
         Err(ProposeError::NotLeader { leader }) => {
-            for reply in replies {
-                reply.ok(Submitted::NotLeader(leader).encode());
-            }
-            own.into_iter()
-                .map(|ticket| (ticket, Settlement::Rejected))
-                .collect()
+            (Vec::new().into_iter(), Submitted::NotLeader(leader))
         }
-        Err(ProposeError::Unknown) => {
-            for reply in replies {
-                reply.ok(Submitted::Unknown.encode());
-            }
-            own.into_iter()
-                .map(|ticket| (ticket, Settlement::Unknown))
-                .collect()
+        Err(ProposeError::Unknown) => (Vec::new().into_iter(), Submitted::Unknown),
+    };
+    let mut own = Vec::new();
+    for source in sources {
+        let answer = outcomes
+            .next()
+            .map_or_else(|| otherwise.clone(), Submitted::Outcomes);
+        match source {
+            Source::Own(ticket) => own.push((ticket, settlement(answer))),
+            Source::Other { reply, .. } => reply.ok(answer.encode()),
         }
+    }
+    own
+}
+
+fn settlement(answer: Submitted) -> Settlement {
+    match answer {
+        Submitted::Outcomes(outcomes) => Settlement::Outcomes(outcomes),
+        Submitted::NotLeader(_) | Submitted::Busy => Settlement::Rejected,
+        Submitted::NoRoom => Settlement::NoRoom,
+        Submitted::Unknown => Settlement::Unknown,
     }
 }
 

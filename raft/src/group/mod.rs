@@ -123,10 +123,12 @@ impl Group {
             .is_some_and(|replicas| replicas.contains(&this_node))
     }
 
-    /// The first replica whose node is up: it campaigns first, and knows most likely who leads.
-    pub(crate) fn first_up(&self) -> Option<NodeId> {
-        let replicas = self.replicas()?;
-        replicas.into_iter().find(|node| self.shared.is_up(*node))
+    /// The replicas whose nodes are up, in turn: the first campaigns first, and knows most likely
+    /// who leads.
+    pub(crate) fn up(&self, turn: usize) -> Option<NodeId> {
+        let replicas = self.replicas()?.into_iter();
+        let up: Vec<_> = replicas.filter(|node| self.shared.is_up(*node)).collect();
+        up.get(turn % up.len().max(1)).copied()
     }
 
     /// The replica, if it is open already.
@@ -147,17 +149,40 @@ impl Group {
     /// # Errors
     /// `Stopping`, or `Storage` if the group's state cannot be read.
     pub(crate) async fn replica(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
-        let mut fresh = false;
-        let open = || {
-            fresh = true;
-            self.open()
-        };
-        let replica = self.replica.get_or_try_init(open).await.cloned()?;
-        if fresh {
-            self.lane.look();
-            tokio::spawn(failover::first_leader(Arc::clone(self)));
+        if let Some(replica) = self.replica.get() {
+            return Ok(Arc::clone(replica));
         }
-        Ok(replica)
+        // On a task of its own: whoever asks may go away, and a half-opened replica would block the
+        // next try.
+        let group = Arc::clone(self);
+        let opening = tokio::spawn(async move {
+            let mut fresh = false;
+            let open = || {
+                fresh = true;
+                group.open()
+            };
+            let replica = group.replica.get_or_try_init(open).await.cloned();
+            if fresh {
+                match &replica {
+                    Ok(replica) => group.begin(replica).await,
+                    Err(ReadError::Stopping) => {}
+                    Err(error) => {
+                        tracing::error!(group = group.id.0, %error, "a replica could not be opened")
+                    }
+                }
+            }
+            replica
+        });
+        opening.await.unwrap_or(Err(ReadError::Stopping))
+    }
+
+    /// What a replica needs once everybody can find it.
+    async fn begin(self: &Arc<Self>, replica: &Arc<Replica>) {
+        // The directory's word may have come while it was being opened.
+        self.found(replica).await;
+        self.shared.follow_leadership(self, replica);
+        self.lane.look();
+        tokio::spawn(failover::first_leader(Arc::clone(self)));
     }
 
     async fn open(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
@@ -190,7 +215,6 @@ impl Group {
             confirmations: SharedRounds::default(),
         });
         self.found(&replica).await;
-        shared.follow_leadership(self, &replica);
         Ok(replica)
     }
 
@@ -226,8 +250,16 @@ impl Group {
         self: &Arc<Self>,
         consistency: Consistency,
     ) -> Result<Arc<Replica>, ReadError> {
-        let replica = self.replica().await?;
         let timeout = self.shared.options.timing.request_timeout;
+        let caught_up = tokio::time::timeout(timeout, self.catch_up(consistency));
+        caught_up.await.unwrap_or(Err(ReadError::NoLeader))
+    }
+
+    async fn catch_up(
+        self: &Arc<Self>,
+        consistency: Consistency,
+    ) -> Result<Arc<Replica>, ReadError> {
+        let replica = self.replica().await?;
         let mut wanted = replica.consensus.computed_next().load(Ordering::Acquire);
         if consistency == Consistency::Linearizable {
             let group = Arc::clone(self);
@@ -240,10 +272,8 @@ impl Group {
         }
         let mut progress = replica.consensus.progress();
         let reached = progress.wait_for(|progress| progress.applied_next >= wanted);
-        match tokio::time::timeout(timeout, reached).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return Err(ReadError::Stopping),
-            Err(_) => return Err(ReadError::NoLeader),
+        if reached.await.is_err() {
+            return Err(ReadError::Stopping);
         }
         Ok(replica)
     }
@@ -321,15 +351,23 @@ async fn leader_read_index(consensus: &Consensus) -> Result<u64, ReadError> {
 
 /// Gives a group's append requests to its replica in order, answering each when it is on the disk.
 async fn serve_appends(group: Arc<Group>, mut requests: mpsc::Receiver<(AppendRequest, Reply)>) {
-    let Ok(replica) = group.replica().await else {
-        // Dropped replies tell the leader to try again.
-        return;
+    let replica = loop {
+        match group.replica().await {
+            Ok(replica) => break replica,
+            Err(_) if group.shared.is_stopping() => return,
+            Err(error) => match requests.recv().await {
+                Some((_, reply)) => reply.refuse(&error.to_string()),
+                None => return,
+            },
+        }
     };
+    let mut stopping = group.shared.stopping.subscribe();
     let mut under_way = FuturesOrdered::new();
     loop {
         tokio::select! {
             biased;
-            request = requests.recv() => match request {
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+            request = requests.recv(), if under_way.len() < APPENDS_WAITING_MAX => match request {
                 Some((request, reply)) => {
                     let replica = Arc::clone(&replica);
                     under_way.push_back(async move { (replica.consensus.on_append(request).await, reply) });

@@ -82,7 +82,6 @@ struct Flight<R> {
     part: Bytes,
     /// Answered ones are `None`.
     drafts: Vec<Option<Draft<R>>>,
-    commands: Vec<EncodedCommand>,
     /// Some try may have put it into a log.
     maybe: bool,
     /// The epoch in which it is under way.
@@ -239,8 +238,14 @@ impl<R> Outbox<R> {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let waiting = self.waiting.front().map(|draft| draft.deadline);
         let flying = self.flights.iter().flat_map(|flight| {
-            let drafts = flight.drafts.iter().flatten().map(|draft| draft.deadline);
-            drafts.chain([flight.since + ABANDON_AFTER])
+            // Drafts of one part came in order, and all wait equally long.
+            let first = flight
+                .drafts
+                .iter()
+                .flatten()
+                .next()
+                .map(|draft| draft.deadline);
+            first.into_iter().chain([flight.since + ABANDON_AFTER])
         });
         waiting.into_iter().chain(flying).min()
     }
@@ -276,12 +281,11 @@ impl<R> Outbox<R> {
         let first = self.next_number;
         let mut builder = PartBuilder::new(self.session, first);
         let mut drafts = Vec::new();
-        let mut commands = Vec::new();
         while let Some(draft) = self.waiting.front() {
             match builder.push(&draft.command) {
                 Ok(()) => {}
-                // Whoever made the draft has checked its size; a command that fits into no part
-                // would block all behind it, so the part goes without it.
+                // What is left goes with the next part. (A single command always fits: names and
+                // bodies are bounded far below a part.)
                 Err(
                     BatchError::Full
                     | BatchError::TooLarge
@@ -290,7 +294,6 @@ impl<R> Outbox<R> {
                 ) => break,
             }
             let draft = self.waiting.pop_front().expect("there is a front");
-            commands.push(draft.command.clone());
             drafts.push(Some(draft));
         }
         let count = builder.len() as u64;
@@ -300,7 +303,6 @@ impl<R> Outbox<R> {
             first,
             part,
             drafts,
-            commands,
             maybe: false,
             under_way: None,
             since: now,
@@ -329,9 +331,15 @@ impl<R> Outbox<R> {
             return Vec::new();
         }
         if outcomes.contains(&Outcome::SessionUnknown) {
+            // The part that opens the session may still be on its way, or lost and sent again.
+            let opens = self.flights.front().is_some_and(|flight| flight.first == 1);
+            if opens && position > 0 {
+                self.stall(ticket);
+                return Vec::new();
+            }
             return self.new_session(fresh_session);
         }
-        if outcomes.len() != flight.commands.len() {
+        if outcomes.len() != flight.drafts.len() {
             // The part could not be read there: the same part will not do better.
             let flight = self.flights.remove(position).expect("it was found");
             return answer_all(flight, &Verdict::Unknown);

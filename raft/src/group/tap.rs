@@ -13,15 +13,48 @@ use crate::api::Delivery;
 use crate::consensus::Commits;
 use crate::machine::Committed;
 
-/// Batches kept for feeds that are a little behind; what is older comes from the store.
+/// Batches kept for feeds that are a little behind, and the bytes of their bodies; what is older
+/// comes from the store.
 const RECENT_MAX: usize = 64;
+const RECENT_BYTES_MAX: usize = 512 * 1024;
 
 pub(crate) struct Tap {
     delivery: Arc<dyn Delivery>,
     /// Set once somebody on this node asks for the channel.
     channel: OnceLock<Uuid>,
-    recent: Mutex<VecDeque<Arc<Committed>>>,
+    recent: Mutex<Recent>,
     head: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Recent {
+    batches: VecDeque<Arc<Committed>>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn push(&mut self, batch: Arc<Committed>) {
+        self.bytes += bytes_of(&batch);
+        self.batches.push_back(batch);
+        while self.batches.len() > RECENT_MAX || self.bytes > RECENT_BYTES_MAX {
+            let Some(oldest) = self.batches.pop_front() else {
+                return;
+            };
+            self.bytes -= bytes_of(&oldest);
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Recent::default();
+    }
+}
+
+fn bytes_of(batch: &Committed) -> usize {
+    let bodies = batch
+        .messages
+        .iter()
+        .map(|message| message.body.as_str().len());
+    bodies.sum()
 }
 
 impl Tap {
@@ -29,7 +62,7 @@ impl Tap {
         Tap {
             delivery,
             channel: OnceLock::new(),
-            recent: Mutex::new(VecDeque::new()),
+            recent: Mutex::default(),
             head: watch::Sender::new(0),
         }
     }
@@ -50,17 +83,19 @@ impl Tap {
 
     /// Sets the head when the replica is opened.
     pub(crate) fn begin(&self, head: u64) {
-        self.head.send_replace(head);
+        // The replica is running already and may be further.
+        self.head
+            .send_modify(|current| *current = head.max(*current));
     }
 
     /// All batches after `seq`, if they are still at hand.
     pub(crate) fn recent_after(&self, seq: u64) -> Option<Vec<Arc<Committed>>> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = recent.front()?.first_seq;
+        let oldest = recent.batches.front()?.first_seq;
         if seq.saturating_add(1) < oldest {
             return None;
         }
-        let after = recent.iter().filter(|batch| last_seq(batch) > seq);
+        let after = recent.batches.iter().filter(|batch| last_seq(batch) > seq);
         Some(after.cloned().collect())
     }
 }
@@ -69,10 +104,7 @@ impl Commits for Tap {
     fn committed(&self, batch: &Arc<Committed>) {
         {
             let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            if recent.len() == RECENT_MAX {
-                recent.pop_front();
-            }
-            recent.push_back(Arc::clone(batch));
+            recent.push(Arc::clone(batch));
         }
         if let Some(channel) = self.channel.get() {
             self.delivery.committed(*channel, batch);
