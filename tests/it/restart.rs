@@ -1,8 +1,8 @@
 //! All nodes die at once and come back: everything acknowledged is there.
 
-use accord_jepsen::{ChannelRef, Cluster, ConnectOptions};
+use accord_jepsen::{ChannelRef, Cluster, ConnectOptions, post_until_acknowledged};
 
-use crate::support::{SOON, assert_gapless, own_cluster, run};
+use crate::support::{SOON, assert_gapless, options, own_cluster, run, started};
 use crate::writer::{Writer, assert_kept, read_whole, wait_level};
 
 async fn power_cycle(cluster: &Cluster) {
@@ -58,6 +58,39 @@ fn everything_acknowledged_is_there_after_all_nodes_were_killed_at_once() {
             assert_eq!(api.servers().await.unwrap(), std::slice::from_ref(&server));
             assert_eq!(api.channels(&server.id).await.unwrap(), channels);
         }
+    });
+}
+
+/// The replicas that come back remember a leader that does not. With an election timeout far beyond
+/// the test's patience, only a node that looks whether that leader is alive can find another.
+#[test]
+fn the_others_go_on_when_the_leader_does_not_come_back_from_a_power_cut() {
+    run(120, async {
+        let mut options = options(3);
+        options.raft.election_timeout_ms = Some(60_000);
+        let cluster = started(options).await;
+        let channel = cluster.api(1).new_channel().await.unwrap();
+        cluster
+            .api(1)
+            .post(&channel, "ann", "before")
+            .await
+            .unwrap();
+        let leader = cluster.api(1).leader_of(&channel, SOON).await.unwrap();
+        cluster.kill_all().unwrap();
+        let others = cluster.others(leader);
+        for node in &others {
+            cluster.start_node(*node).unwrap();
+        }
+        for node in &others {
+            cluster.wait_ready(*node).await.unwrap();
+            let api = cluster.api(*node);
+            let key = format!("after on {node}");
+            post_until_acknowledged(&[api], &channel, "ann", "after", &key, SOON)
+                .await
+                .unwrap();
+        }
+        let bodies = read_whole(&cluster.api(others[0]), &channel).await;
+        assert_eq!(bodies.len(), 3);
     });
 }
 

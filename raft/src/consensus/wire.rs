@@ -415,6 +415,25 @@ mod tests {
         }
 
         #[test]
+        fn entries_that_do_not_follow_each_other_are_refused(
+            prev in proptest::option::of((0u64..4, 0u64..6)),
+            entries in proptest::collection::vec((0u64..4, prop_oneof![0u64..8, Just(u64::MAX)]), 0..4),
+        ) {
+            let id = |(term, index)| types::log_id(storage::LogId { term, index });
+            let request = AppendEntriesRequest::<TypeConfig> {
+                vote: types::vote(storage::Vote { term: 2, node: 2, committed: true }),
+                prev_log_id: prev.map(id),
+                leader_commit: None,
+                entries: entries.iter().map(|entry| Entry { log_id: id(*entry), payload: EntryPayload::Blank }).collect(),
+            };
+            let all: Vec<_> = prev.into_iter().chain(entries.iter().copied()).collect();
+            let follow = all.windows(2).all(|two| two[0].1.checked_add(1) == Some(two[1].1) && two[0].0 <= two[1].0);
+            let bounded = entries.iter().all(|(term, index)| *term <= 2 && *index < u64::MAX);
+            let decoded = decode_append(concatenated(encode_append(7, request)));
+            prop_assert_eq!(decoded.is_ok(), follow && bounded);
+        }
+
+        #[test]
         fn a_cut_append_request_is_refused(cut in 0usize..60) {
             let request = AppendEntriesRequest::<TypeConfig> {
                 vote: types::vote(storage::Vote { term: 3, node: 2, committed: true }),

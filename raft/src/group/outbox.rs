@@ -515,6 +515,19 @@ mod tests {
         assert_eq!((header.session, header.first, header.count), (9, 1, 2));
     }
 
+    #[test]
+    fn a_session_that_is_not_known_yet_is_not_given_up() {
+        let (mut outbox, now) = outbox(1);
+        let first = outbox.next(now).unwrap();
+        outbox.push(draft(1, now + WAIT));
+        let second = outbox.next(now).unwrap();
+        let unknown = Settlement::Outcomes(vec![Outcome::SessionUnknown]);
+        assert!(outbox.settle(second.ticket, unknown, 9).is_empty());
+        assert!(outbox.is_stalled());
+        outbox.resume();
+        assert_eq!(outbox.next(now).unwrap().part, first.part);
+    }
+
     /// What can happen to a try.
     #[derive(Debug, Clone, Copy)]
     enum Fate {

@@ -128,3 +128,37 @@ impl Commits for Tap {
 pub(crate) fn last_seq(batch: &Committed) -> u64 {
     batch.first_seq + batch.messages.len() as u64 - 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Message;
+    use crate::machine::Text;
+
+    fn batch(seq: u64, bytes: usize) -> Arc<Committed> {
+        let message = Message {
+            seq,
+            id: [0; 16],
+            timestamp_ms: 0,
+            username: Text::from("ann"),
+            body: Text::from("x".repeat(bytes)),
+            reply_to: None,
+        };
+        Arc::new(Committed {
+            first_seq: seq,
+            timestamp_ms: 0,
+            messages: vec![message],
+        })
+    }
+
+    #[test]
+    fn what_is_kept_for_feeds_is_bounded_in_number_and_bytes() {
+        let mut recent = Recent::default();
+        (1..=200).for_each(|seq| recent.push(batch(seq, 10)));
+        assert_eq!(recent.batches.len(), RECENT_MAX);
+        (201..=210).for_each(|seq| recent.push(batch(seq, RECENT_BYTES_MAX / 4)));
+        assert_eq!(recent.batches.len(), 4);
+        recent.push(batch(211, RECENT_BYTES_MAX + 1));
+        assert_eq!((recent.batches.len(), recent.bytes), (0, 0));
+    }
+}
