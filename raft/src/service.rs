@@ -324,9 +324,10 @@ impl Service for PeerService {
         tracing::warn!(node, "lost a peer");
         for group in self.shared.groups() {
             group.lane().look();
-            let led = group
-                .open_replica()
-                .is_some_and(|replica| replica.consensus.leader().leader == Some(node));
+            let led = group.open_replica().is_some_and(|replica| {
+                let view = replica.consensus.leader();
+                view.leader.or(view.remembered) == Some(node)
+            });
             if led && !self.shared.is_stopping() {
                 tokio::spawn(failover::replace_leader(group, node));
             }

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::oneshot;
 
-use crate::core::Core;
+use crate::core::{Core, Lock};
 use crate::engine::{Engine, Family, Step};
 use crate::error::{Error, OpenError};
 use crate::group::Group;
@@ -59,7 +59,7 @@ impl Store {
         let identity = settle(&engine, &options)?;
         let core = Arc::new(Core {
             engine,
-            _lock: lock,
+            _lock: Lock(lock),
             queue: Queue::new(options.queue_bytes_max),
             counters: Counters::default(),
             groups: Registry::default(),

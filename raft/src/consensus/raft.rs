@@ -13,13 +13,16 @@ use bytes::Bytes;
 use openraft::Config;
 use openraft::Raft;
 use openraft::ReadPolicy;
+use openraft::ServerState;
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
+use openraft::metrics::RaftServerMetrics;
 use openraft::raft::AppendEntriesRequest;
 use openraft::raft::ClientWriteResult;
 use openraft::raft::TransferLeaderRequest;
 use openraft::raft::linearizable_read::LinearizerOption;
+use openraft::type_config::alias::WatchReceiverOf;
 use tokio::sync::watch;
 
 use super::log_store::LogStore;
@@ -61,7 +64,10 @@ pub(crate) struct ConsensusOptions {
 /// Who leads, as this replica knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LeaderView {
+    /// Known since this replica was opened: it leads itself, or has heard from the leader.
     pub(crate) leader: Option<NodeId>,
+    /// Who led by the vote on the disk. It may have died since, or lead still.
+    pub(crate) remembered: Option<NodeId>,
     pub(crate) term: u64,
 }
 
@@ -83,6 +89,7 @@ pub(crate) struct Consensus {
     group: storage::Group,
     progress: watch::Receiver<Progress>,
     computed_next: Arc<AtomicU64>,
+    knowledge: Arc<Knowledge>,
     incoming: Mutex<Option<IncomingSnapshot>>,
 }
 
@@ -107,6 +114,11 @@ impl Consensus {
         peer: impl Fn(NodeId) -> Option<Peer> + Send + Sync + 'static,
     ) -> io::Result<Consensus> {
         let config = config(options, group.id().0)?;
+        let knowledge = Arc::new(Knowledge {
+            node: options.node,
+            opened: group.vote(),
+            heard: watch::Sender::new(false),
+        });
         let applier = Applier::load(kind, group.clone(), commits)?;
         let progress = applier.progress();
         let computed_next = applier.computed_next();
@@ -120,6 +132,7 @@ impl Consensus {
             group,
             progress,
             computed_next,
+            knowledge,
             incoming: Mutex::new(None),
         })
     }
@@ -135,12 +148,17 @@ impl Consensus {
     }
 
     pub(crate) fn leader(&self) -> LeaderView {
-        leader_of(&self.raft.server_metrics().borrow_watched())
+        self.knowledge
+            .leader(&self.raft.server_metrics().borrow_watched())
     }
 
     /// Resolves at the next change of what [`Consensus::leader`] may answer; false once stopped.
     pub(crate) fn leader_changes(&self) -> LeaderChanges {
-        LeaderChanges(self.raft.server_metrics())
+        LeaderChanges {
+            metrics: self.raft.server_metrics(),
+            heard: self.knowledge.heard.subscribe(),
+            knowledge: Arc::clone(&self.knowledge),
+        }
     }
 
     /// Whether it has a membership.
@@ -214,6 +232,10 @@ impl Consensus {
         &self,
         request: AppendEntriesRequest<TypeConfig>,
     ) -> Result<Bytes, String> {
+        // An append request comes from a leader.
+        self.knowledge
+            .heard
+            .send_if_modified(|heard| !std::mem::replace(heard, true));
         let answer = self
             .raft
             .append_entries(request)
@@ -366,27 +388,48 @@ impl Consensus {
 }
 
 /// See [`Consensus::leader_changes`].
-pub(crate) struct LeaderChanges(
-    openraft::type_config::alias::WatchReceiverOf<
-        TypeConfig,
-        openraft::metrics::RaftServerMetrics<TypeConfig>,
-    >,
-);
+pub(crate) struct LeaderChanges {
+    metrics: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+    heard: watch::Receiver<bool>,
+    knowledge: Arc<Knowledge>,
+}
 
 impl LeaderChanges {
     pub(crate) async fn changed(&mut self) -> bool {
-        self.0.changed().await.is_ok()
+        tokio::select! {
+            changed = self.metrics.changed() => changed.is_ok(),
+            Ok(()) = self.heard.changed() => true,
+        }
     }
 
     pub(crate) fn leader(&self) -> LeaderView {
-        leader_of(&self.0.borrow_watched())
+        self.knowledge.leader(&self.metrics.borrow_watched())
     }
 }
 
-fn leader_of(metrics: &openraft::metrics::RaftServerMetrics<TypeConfig>) -> LeaderView {
-    LeaderView {
-        leader: metrics.current_leader,
-        term: types::stored_vote(&metrics.vote).term,
+/// Tells a leader that is there from one that is only remembered: a replica that is opened takes the
+/// leader of the vote on its disk for the current one, itself included, dead or alive.
+struct Knowledge {
+    node: NodeId,
+    opened: Option<storage::Vote>,
+    heard: watch::Sender<bool>,
+}
+
+impl Knowledge {
+    fn leader(&self, metrics: &RaftServerMetrics<TypeConfig>) -> LeaderView {
+        let vote = types::stored_vote(&metrics.vote);
+        let leads = metrics.state == ServerState::Leader;
+        let known = metrics
+            .current_leader
+            .filter(|leader| match *leader == self.node {
+                true => leads,
+                false => Some(vote) != self.opened || *self.heard.borrow(),
+            });
+        LeaderView {
+            leader: known,
+            remembered: metrics.current_leader.filter(|leader| *leader != self.node),
+            term: vote.term,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use std::task::Poll;
 use std::time::Duration;
 use std::time::Instant;
 
+use accord_storage::Store;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -184,6 +185,7 @@ impl Drop for Place {
 )]
 pub(crate) fn start(
     group: std::sync::Weak<Group>,
+    store: Store,
     stopping: tokio::sync::watch::Receiver<bool>,
 ) -> LaneHandle {
     let (sender, receiver) = mpsc::unbounded_channel();
@@ -203,6 +205,8 @@ pub(crate) fn start(
         leader_changes: None,
         hint: None,
         turn: 0,
+        store,
+        held: false,
         sent_to: None,
         pause: PAUSE_MIN,
         resume_at: None,
@@ -228,6 +232,9 @@ struct Lane {
     hint: Option<NodeId>,
     /// Which of the replicas to try, where nobody is known to lead.
     turn: usize,
+    store: Store,
+    /// So much waits for this node's disk that nothing more is proposed for now.
+    held: bool,
     /// Whom the parts under way were sent to.
     sent_to: Option<NodeId>,
     pause: Duration,
@@ -245,6 +252,7 @@ impl Lane {
                 _ = stopping.wait_for(|stopping| *stopping) => break,
                 Some((ticket, answer)) = self.calls.next(), if !self.calls.is_empty() => self.answered(ticket, answer),
                 () = sleep_until(wake_at) => self.wake(Instant::now()),
+                () = self.store.ready(), if self.held => self.held = false,
                 alive = changed(&mut self.leader_changes) => {
                     if !alive {
                         self.leader_changes = None;
@@ -324,17 +332,18 @@ impl Lane {
 
     fn towards(&self, group: &Group) -> Towards {
         let up = |node: &NodeId| group.shared.is_up(*node);
-        let known = self
+        let view = self
             .leader_changes
             .as_ref()
-            .and_then(|changes| changes.leader().leader);
-        if let Some(leader) = known.filter(up) {
+            .map(LeaderChanges::leader)
+            .unwrap_or_default();
+        if let Some(leader) = view.leader.filter(up) {
             return Towards::Leader(leader);
         }
         // A replica hears of a new leader by itself; another node's word is for those who do not.
         let hint = self.hint.filter(up).filter(|_| self.replica.is_none());
-        let turn = if self.replica.is_none() { self.turn } else { 0 };
-        match hint.or_else(|| group.up(turn)) {
+        let remembered = view.remembered.filter(up).filter(|_| self.turn == 0);
+        match hint.or(remembered).or_else(|| group.up(self.turn)) {
             Some(node) => Towards::Guess(node),
             None => Towards::Nobody,
         }
@@ -345,6 +354,10 @@ impl Lane {
             return;
         };
         while self.proposals < PROPOSALS_MAX {
+            self.held = self.store.pressure();
+            if self.held {
+                return;
+            }
             let mut batch = BatchBuilder::new();
             let mut sources = Vec::new();
             // One part of our own first, so that a stream of others' parts does not keep ours waiting.

@@ -76,7 +76,11 @@ impl Group {
             id,
             record: OnceLock::new(),
             replica: OnceCell::new(),
-            lane: lane::start(Weak::clone(weak), shared.stopping.subscribe()),
+            lane: lane::start(
+                Weak::clone(weak),
+                shared.store.clone(),
+                shared.stopping.subscribe(),
+            ),
             appends: OnceLock::new(),
             shared,
         })
@@ -297,7 +301,8 @@ impl Group {
 
     async fn try_read_index(self: &Arc<Self>) -> Option<u64> {
         let replica = self.replica.get()?;
-        let leader = replica.consensus.leader().leader?;
+        let view = replica.consensus.leader();
+        let leader = view.leader.or(view.remembered)?;
         if leader == self.shared.node() {
             return self.confirm().await.ok();
         }
