@@ -247,6 +247,8 @@ pub struct GroupStatus {
     pub applied: u64,
     /// Index of the last log entry here.
     pub last: u64,
+    /// Term of that entry.
+    pub last_term: u64,
 }
 
 #[derive(Clone, Debug)]

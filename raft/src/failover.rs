@@ -9,7 +9,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::group::Group;
+use crate::peers::Kind;
+use crate::remote::StatusAnswer;
 use crate::transport::NodeId;
 use crate::transport::View;
 
@@ -17,6 +21,8 @@ use crate::transport::View;
 const STAGGER: Duration = Duration::from_millis(120);
 /// Between two tries of one candidate: the others may not have seen the death yet.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// How long another voter may take to say how long its log is.
+const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 /// Tries before the election timeout is left to do the rest.
 const TRIES_MAX: usize = 20;
 
@@ -65,13 +71,36 @@ async fn campaign_in_turn(group: Arc<Group>, turn: u32, dead: Option<NodeId>) {
             Some(dead) => {
                 let view = shared.transport().map(|links| links.alive());
                 let voters = replica.consensus.voters();
-                if view.is_some_and(|view| majority_sees_dead(&view, &voters, dead)) {
+                let seen_dead = view.is_some_and(|view| majority_sees_dead(&view, &voters, dead));
+                if seen_dead && !somebody_is_further(&group, &voters).await {
                     replica.consensus.campaign(false).await;
                 }
             }
         }
         pause(AGAIN_AFTER).await;
     }
+}
+
+/// Whether another voter's log is longer than this one's, so that it would refuse its vote. A
+/// candidate that cannot win must not raise the term again and again against one that can.
+async fn somebody_is_further(group: &Arc<Group>, voters: &[NodeId]) -> bool {
+    let shared = &group.shared;
+    let others = voters
+        .iter()
+        .filter(|node| **node != shared.node() && shared.is_up(**node));
+    let calls = others.filter_map(|node| shared.peer(*node)).map(|peer| {
+        let body = Bytes::copy_from_slice(&group.id.0.to_le_bytes());
+        peer.call(Kind::Status.byte(), body, STATUS_DEADLINE)
+    });
+    let answers = futures_util::future::join_all(calls).await;
+    let own = group.status();
+    let further = |answer: &StatusAnswer| {
+        let status = answer.status();
+        (status.last_term, status.last) > (own.last_term, own.last)
+    };
+    let told = answers.into_iter().flatten();
+    told.filter_map(|body| StatusAnswer::decode(&body).ok())
+        .any(|answer| further(&answer))
 }
 
 #[expect(clippy::disallowed_methods, reason = "candidates take turns in time")]

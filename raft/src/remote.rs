@@ -210,6 +210,7 @@ pub(crate) struct StatusAnswer {
     term: u64,
     applied: u64,
     last: u64,
+    last_term: u64,
     pub(crate) head: u64,
 }
 
@@ -220,6 +221,7 @@ impl StatusAnswer {
             term: status.term,
             applied: status.applied,
             last: status.last,
+            last_term: status.last_term,
             head,
         }
     }
@@ -230,6 +232,7 @@ impl StatusAnswer {
             term: self.term,
             applied: self.applied,
             last: self.last,
+            last_term: self.last_term,
         }
     }
 

@@ -148,7 +148,7 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
     let text = |error: ReadError| error.to_string();
     if !matches!(kind, Kind::Read | Kind::Feed) {
         let asks = match kind {
-            Kind::ReadIndex | Kind::Status => Asks::Client,
+            Kind::ReadIndex => Asks::Client,
             _ => Asks::Peer,
         };
         let replica = open(&group, asks).await.map_err(text)?;

@@ -77,6 +77,7 @@ pub async fn overview(State(app): State<Arc<App>>) -> Response {
         term,
         applied,
         last: _,
+        last_term: _,
     } = status.directory;
     json_of(&Overview {
         cluster: &status.cluster,

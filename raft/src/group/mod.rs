@@ -342,6 +342,7 @@ impl Group {
                     term: view.term,
                     applied: replica.consensus.group().applied().map_or(0, |id| id.index),
                     last: log.last.map_or(0, |id| id.index),
+                    last_term: log.last.map_or(0, |id| id.term),
                 }
             })
     }
