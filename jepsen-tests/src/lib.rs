@@ -18,6 +18,7 @@ mod api;
 mod cluster;
 mod config;
 mod guard;
+pub mod history;
 mod http;
 mod ports;
 mod process;
