@@ -4,6 +4,8 @@
 //! either works. Times are nanoseconds of the harness's monotonic clock since the run began; all
 //! clients share that clock, so "returned before it was invoked" means what it says.
 
+pub mod clock;
+
 use serde::{Deserialize, Serialize};
 
 /// Nanoseconds since the run began.
