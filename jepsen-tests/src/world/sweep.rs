@@ -114,6 +114,33 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_harness_left_is_removed() {
+        use super::super::disk::Disk;
+        use super::super::namespaces::Namespaces;
+        let missing = Disk::missing().or_else(Namespaces::missing);
+        if let Some(why) = missing {
+            eprintln!("not tested here: {why}");
+            return;
+        }
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let dead = child.id();
+        let namespace = format!("{NAME_PREFIX}{dead}x0n1");
+        run(&["ip", "netns", "add", &namespace]).unwrap();
+        let home = std::env::temp_dir().join(format!("{HOME_PREFIX}{dead}-left"));
+        std::fs::create_dir(&home).unwrap();
+        std::mem::forget(Disk::create(&home, 1, 64 << 20).unwrap());
+        assert!(!mounted_below(&home).is_empty());
+        sweep();
+        assert!(mounted_below(&home).is_empty());
+        assert!(!home.exists());
+        assert!(!Path::new("/run/netns").join(&namespace).exists());
+        let columns = ["--list", "--noheadings", "--output", "NAME,BACK-FILE"];
+        let listed = run(&[&["losetup"], &columns[..]].concat()).unwrap();
+        assert!(devices_below(&listed, &home).is_empty(), "{listed}");
+    }
+
+    #[test]
     fn devices_are_told_by_their_files() {
         let listed = "/dev/loop1 /tmp/a/disk-1\n/dev/loop12  /tmp/ab/disk (deleted)\n";
         assert_eq!(devices_below(listed, Path::new("/tmp/a")), ["/dev/loop1"]);
