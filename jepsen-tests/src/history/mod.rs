@@ -5,16 +5,24 @@
 //! clients share that clock, so "returned before it was invoked" means what it says.
 
 pub mod clock;
+pub mod edn;
+pub mod jsonl;
+pub mod recorder;
+#[cfg(test)]
+mod sample;
 
 use serde::{Deserialize, Serialize};
 
 pub use clock::RunClock;
+pub use recorder::Recorder;
 
 /// Nanoseconds since the run began.
 pub type Nanos = u64;
 
 /// One channel of the run, by its place in [`History::channels`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct ChannelIx(pub u32);
 
 /// A whole run.
