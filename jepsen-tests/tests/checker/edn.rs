@@ -94,7 +94,8 @@ impl Reader<'_> {
                     't' => '\t',
                     'u' => {
                         let digits: String = self.rest.by_ref().take(4).collect();
-                        char::from_u32(u32::from_str_radix(&digits, 16).unwrap()).unwrap()
+                        char::from_u32(u32::from_str_radix(&digits, 16).expect("four digits"))
+                            .expect("a character")
                     }
                     one @ ('"' | '\\') => one,
                     other => panic!("not an escape: {other:?}"),
@@ -107,8 +108,8 @@ impl Reader<'_> {
 
 fn events(history: &History, form: Form) -> Vec<BTreeMap<Edn, Edn>> {
     let mut bytes = Vec::new();
-    write(history, form, &mut bytes).unwrap();
-    let text = String::from_utf8(bytes).unwrap();
+    write(history, form, &mut bytes).expect("a vector takes everything");
+    let text = String::from_utf8(bytes).expect("EDN is UTF-8");
     let events = text
         .split_terminator('\n')
         .map(|line| match Reader::line(line) {
@@ -203,9 +204,9 @@ fn appends_are_unique(events: &[BTreeMap<Edn, Edn>]) {
 
 fn lines(history: &History, form: Form) -> Vec<String> {
     let mut bytes = Vec::new();
-    write(history, form, &mut bytes).unwrap();
+    write(history, form, &mut bytes).expect("a vector takes everything");
     String::from_utf8(bytes)
-        .unwrap()
+        .expect("EDN is UTF-8")
         .lines()
         .map(str::to_owned)
         .collect()

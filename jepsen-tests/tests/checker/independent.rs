@@ -86,7 +86,7 @@ fn linearizable(history: &History) -> bool {
         .expect("each thread has one operation");
     }
     let last = u64::MAX;
-    let log = &history.ending.as_ref().unwrap().logs[0].messages;
+    let log = &history.ending.as_ref().expect("these histories end").logs[0].messages;
     tester
         .on_invret(last, Asked::Read, Told::All(bodies(log)))
         .expect("nothing of this thread is under way");
@@ -148,7 +148,7 @@ fn short(seed: u64, spoil: u64) -> History {
     for _ in 0..spoil {
         spoil_one(&mut history, &mut log, rng);
     }
-    for final_log in &mut history.ending.as_mut().unwrap().logs {
+    for final_log in &mut history.ending.as_mut().expect("these histories end").logs {
         final_log.messages = log.clone();
     }
     history
@@ -160,7 +160,7 @@ fn spoil_one(history: &mut History, log: &mut Vec<Seen>, rng: &mut Rng) {
     match rng.below(7) {
         // Another time; whether that matters depends on the others.
         0..3 => {
-            let length = operation.returned.unwrap() - operation.invoked;
+            let length = operation.returned.expect("all of these return") - operation.invoked;
             let shift = 1_000 * rng.below(2) + 100 * rng.below(5);
             operation.invoked -= shift;
             operation.returned = Some(operation.invoked + length);

@@ -49,7 +49,7 @@ fn and(change: fn(&mut History)) -> History {
 }
 
 fn logs(history: &mut History, change: impl Fn(u64, &mut Vec<accord_jepsen::history::Seen>)) {
-    for log in &mut history.ending.as_mut().unwrap().logs {
+    for log in &mut history.ending.as_mut().expect("these histories end").logs {
         change(log.node, &mut log.messages);
     }
 }
@@ -591,7 +591,7 @@ const CASES: &[Case] = &[
         name: "a node is not ready in time",
         sound: three,
         breaks: |history| {
-            let ready = &mut history.ending.as_mut().unwrap().ready[1].1;
+            let ready = &mut history.ending.as_mut().expect("these histories end").ready[1].1;
             *ready = Some(HEALED + 30_000_000_001);
         },
         properties: &[P14],
@@ -599,14 +599,21 @@ const CASES: &[Case] = &[
     Case {
         name: "a channel is never writable",
         sound: three,
-        breaks: |history| history.ending.as_mut().unwrap().writable[0].1 = None,
+        breaks: |history| {
+            history
+                .ending
+                .as_mut()
+                .expect("these histories end")
+                .writable[0]
+                .1 = None
+        },
         properties: &[P14],
     },
     Case {
         name: "replicas disagree",
         sound: three,
         breaks: |history| {
-            let log = &mut history.ending.as_mut().unwrap().logs[2];
+            let log = &mut history.ending.as_mut().expect("these histories end").logs[2];
             log.state_hash = Some((7, "beef".to_owned()));
         },
         properties: &[P14],
@@ -614,19 +621,30 @@ const CASES: &[Case] = &[
     Case {
         name: "a replica gives no hash",
         sound: three,
-        breaks: |history| history.ending.as_mut().unwrap().logs[2].state_hash = None,
+        breaks: |history| {
+            history.ending.as_mut().expect("these histories end").logs[2].state_hash = None
+        },
         properties: &[P14],
     },
     Case {
         name: "a node gives no log",
         sound: || {
             let mut history = three();
-            let ending = history.ending.as_mut().unwrap();
+            let ending = history.ending.as_mut().expect("these histories end");
             ending.replicas[0].1.pop();
             ending.logs[2].state_hash = None;
             history
         },
-        breaks: |history| drop(history.ending.as_mut().unwrap().logs.pop()),
+        breaks: |history| {
+            drop(
+                history
+                    .ending
+                    .as_mut()
+                    .expect("these histories end")
+                    .logs
+                    .pop(),
+            )
+        },
         properties: &[P14],
     },
 ];
@@ -653,7 +671,7 @@ fn what_was_not_read_is_not_passed() {
 #[test]
 fn hashes_of_different_indexes_prove_nothing() {
     let mut history = three();
-    let logs = &mut history.ending.as_mut().unwrap().logs;
+    let logs = &mut history.ending.as_mut().expect("these histories end").logs;
     for (log, index) in logs.iter_mut().zip(10..) {
         log.state_hash = Some((index, format!("hash {index}")));
     }

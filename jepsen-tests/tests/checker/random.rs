@@ -372,7 +372,7 @@ fn the_correct_system_shows_what_it_should() {
     // Some messages of unknown outcome are there, and some are not.
     let mut unknown = [0, 0];
     for history in &histories {
-        let ending = history.ending.as_ref().unwrap();
+        let ending = history.ending.as_ref().expect("these histories end");
         for operation in &history.operations {
             if let (Action::Append { body, .. }, Outcome::Info { .. }) =
                 (&operation.action, &operation.outcome)

@@ -109,7 +109,7 @@ impl Sketch for History {
             action,
             outcome,
         });
-        self.operations.last_mut().unwrap()
+        self.operations.last_mut().expect("one was pushed")
     }
 
     fn stream(
@@ -141,7 +141,7 @@ impl Sketch for History {
             ended: None,
             end: StreamEnd::Left,
         });
-        self.streams.last_mut().unwrap()
+        self.streams.last_mut().expect("one was pushed")
     }
 }
 
