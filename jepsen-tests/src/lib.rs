@@ -21,13 +21,18 @@ mod config;
 mod guard;
 pub mod history;
 mod http;
+pub mod nemesis;
 mod ports;
 mod process;
 pub mod raw;
+pub mod report;
 mod rng;
+pub mod run;
 mod socket;
 pub mod wait;
 mod wire;
+pub mod workload;
+pub mod world;
 
 pub use api::{Api, ApiError, Consistency, link_next, percent_encode, post_until_acknowledged};
 pub use cluster::{Cluster, ClusterError, ClusterOptions, Oddity, sweep_abandoned};

@@ -67,7 +67,9 @@ pub async fn look(context: &Arc<Context>, healed: Nanos, seed: u64, say: Say<'_>
         say("some subscriber has not reached the head");
     }
     let mut logs = Vec::new();
+    let mut replicas = Vec::new();
     for channel in context.channel_ixs() {
+        replicas.push((channel, replicas_of(context, channel).await));
         let hashes = state_hashes(context, channel).await;
         let reads = context
             .nodes
@@ -90,6 +92,7 @@ pub async fn look(context: &Arc<Context>, healed: Nanos, seed: u64, say: Say<'_>
         healed,
         ready,
         writable,
+        replicas,
         logs,
     }
 }
@@ -181,6 +184,17 @@ async fn wait_streams(context: &Context, heads: &BTreeMap<ChannelIx, u64>) -> bo
     })
     .await
     .is_ok()
+}
+
+/// The nodes that hold a replica; none if no node can say.
+async fn replicas_of(context: &Context, channel: ChannelIx) -> Vec<u64> {
+    for node in &context.nodes {
+        let api = Api::new(Http::new(), node.id, node.api);
+        if let Ok(view) = api.channel_view(&context.channel(channel).channel).await {
+            return view.replicas;
+        }
+    }
+    Vec::new()
 }
 
 /// Every message that a node's own state holds, oldest first; none if it cannot be read.

@@ -25,6 +25,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::rng::Rng;
@@ -39,6 +40,18 @@ pub enum Phase {
     Settling,
     /// End.
     Done,
+}
+
+/// Waits until the load has ended, or the run is gone.
+pub(crate) async fn load_ended(phase: &mut watch::Receiver<Phase>) {
+    // An error says that nobody steers the run any more, which ends it as well. What is borrowed
+    // here must not live across an await of a task, hence a function.
+    let _ = phase.wait_for(|phase| *phase != Phase::Running).await;
+}
+
+/// Waits until the run is done, or gone.
+pub(crate) async fn run_done(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase == Phase::Done).await;
 }
 
 /// A kind of client.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Phase;
+use super::{Phase, load_ended};
 
 /// The longest stretch of missed operations that is made up for.
 const BACKLOG_MAX: Duration = Duration::from_secs(2);
@@ -62,7 +62,7 @@ impl Pace {
         let due = self.take(Instant::now());
         tokio::select! {
             biased;
-            _ = phase.wait_for(|phase| *phase != Phase::Running) => false,
+            () = load_ended(phase) => false,
             () = tokio::time::sleep_until(due) => true,
         }
     }

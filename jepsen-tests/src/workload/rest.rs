@@ -10,7 +10,7 @@ use serde_json::json;
 use super::context::{Context, NodeAddress};
 use super::outcome;
 use crate::api::{Api, link_next};
-use crate::history::{Action, ChannelIx, Outcome, Range, Seen, Value, Via};
+use crate::history::{Action, ChannelIx, Listed, Outcome, Range, Seen, Value, Via};
 use crate::http::{Http, HttpError, Response};
 use crate::wire::{Channel, Message, Server};
 
@@ -149,7 +149,11 @@ impl Rest {
         let api = self.api(node);
         let exchange = async {
             let servers: Vec<Server> = all_pages(&api, "/api/servers?limit=1000").await?;
-            Ok(Value::Listed(servers.into_iter().map(|s| s.id).collect()))
+            let listed = |it: Server| Listed {
+                id: it.id,
+                name: it.name,
+            };
+            Ok(Value::Listed(servers.into_iter().map(listed).collect()))
         };
         self.perform(node, Action::ListServers, exchange).await
     }
@@ -162,7 +166,11 @@ impl Rest {
         let first = format!("/api/servers/{server}/channels?limit=1000");
         let exchange = async {
             let channels: Vec<Channel> = all_pages(&api, &first).await?;
-            Ok(Value::Listed(channels.into_iter().map(|c| c.id).collect()))
+            let listed = |it: Channel| Listed {
+                id: it.id,
+                name: it.name,
+            };
+            Ok(Value::Listed(channels.into_iter().map(listed).collect()))
         };
         self.perform(node, action, exchange).await
     }

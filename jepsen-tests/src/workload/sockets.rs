@@ -16,7 +16,7 @@ use super::outcome;
 use super::pace::Pace;
 use super::rest::seen;
 use super::streams::{StreamLog, connect, ended, options};
-use super::{Bodies, Client, Phase};
+use super::{Bodies, Client, load_ended};
 use crate::history::recorder::Opening;
 use crate::history::{Action, ChannelIx, Outcome, StreamEnd, Value, Via};
 use crate::socket::{Event, Socket, SocketError};
@@ -169,7 +169,7 @@ impl Sender {
                     self.context.shun(node.id);
                     return StreamEnd::Broken { why: "the client gave up waiting".to_owned() };
                 }
-                _ = phase.wait_for(|phase| *phase != Phase::Running), if !leaving => leaving = true,
+                () = load_ended(&mut phase), if !leaving => leaving = true,
                 () = tokio::time::sleep_until(leave_at), if !leaving => leaving = true,
                 event = socket.event() => match event {
                     Ok(Event::Frame(frame)) => self.take(*frame, log),

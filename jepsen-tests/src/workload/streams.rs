@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::context::{Context, NodeAddress};
 use super::rest::seen;
-use super::{Client, Phase};
+use super::{Client, Phase, run_done};
 use crate::history::recorder::Opening;
 use crate::history::{ChannelIx, Recorder, StreamEnd, Via};
 use crate::rng::Rng;
@@ -76,7 +76,7 @@ pub async fn run(mut client: Client) {
         log.end(end);
         node = context.pick_other(&mut client.rng, node.id);
         tokio::select! {
-            _ = phase.wait_for(|phase| *phase == Phase::Done) => {}
+            () = run_done(&mut phase) => {}
             () = tokio::time::sleep_until(Instant::now() + RECONNECT_PAUSE) => {}
         }
     }
@@ -102,8 +102,7 @@ async fn follow(
         };
         tokio::select! {
             biased;
-            // The receiver fails when the run is gone, which is its end as well.
-            _ = phase.wait_for(|phase| *phase == Phase::Done) => return StreamEnd::Open,
+            () = run_done(&mut phase) => return StreamEnd::Open,
             event = socket.event() => match event {
                 Ok(Event::Frame(frame)) => match frame.kind {
                     Kind::Message(message) => {
