@@ -171,7 +171,12 @@ async fn perform(command: Command) -> Result<Verdict, String> {
                 SAY(&line);
             }
             let file = settings.out.join("campaign.json");
-            SAY(&format!("campaign {}: {} (figures in {})", settings.seed, campaign.verdict, file.display()));
+            SAY(&format!(
+                "campaign {}: {} (figures in {})",
+                settings.seed,
+                campaign.verdict,
+                file.display()
+            ));
             Ok(campaign.verdict)
         }
         Command::Check { file, out } => check(&file, out.as_deref()),

@@ -42,9 +42,10 @@ pub fn lines(history: &History, report: &Report) -> Vec<String> {
     ));
     for fault in &history.faults {
         let seconds = |at: u64| at as f64 / 1e9;
-        let until = fault
-            .ended
-            .map_or_else(|| "the end".to_owned(), |at| format!("{:.1} s", seconds(at)));
+        let until = fault.ended.map_or_else(
+            || "the end".to_owned(),
+            |at| format!("{:.1} s", seconds(at)),
+        );
         let (bit, evidence) = match &fault.bite {
             Bite::Yes { evidence } => ("bit", evidence),
             Bite::No { evidence } => ("DID NOT BITE", evidence),
@@ -64,7 +65,10 @@ pub fn lines(history: &History, report: &Report) -> Vec<String> {
         ms(figures.recovery.p99),
         ms(figures.recovery.max),
         figures.recovery.count,
-        figures.write_gap_longest.as_ref().map_or(0, |gap| ms(gap.length())),
+        figures
+            .write_gap_longest
+            .as_ref()
+            .map_or(0, |gap| ms(gap.length())),
     ));
     for (property, count) in &report.counts {
         lines.push(format!(
@@ -151,7 +155,10 @@ mod tests {
             ..History::default()
         };
         let lines = lines(&history, &Report::default());
-        let told = lines.iter().find(|line| line.starts_with("fault pause")).unwrap();
+        let told = lines
+            .iter()
+            .find(|line| line.starts_with("fault pause"))
+            .unwrap();
         assert_eq!(
             told,
             "fault pause of [2], 1.5 s to the end: node 2; DID NOT BITE: it was dead"

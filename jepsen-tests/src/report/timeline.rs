@@ -55,6 +55,7 @@ const FAULT: &str = "#8e4ec6";
 
 /// The picture.
 pub fn svg(history: &History, mark: &Mark) -> String {
+    let mark = &placed(history, mark);
     let view = View::of(history, mark);
     let faults = faults_in(history, &view);
     let (clients, left_out) = clients_in(history, mark, &view);
@@ -84,6 +85,24 @@ pub fn svg(history: &History, mark: &Mark) -> String {
     }
     out.text.push_str("</svg>\n");
     out.text
+}
+
+/// What only the final logs show has no time of its own: it is where its operations are, or
+/// otherwise where the cluster was healed.
+fn placed(history: &History, mark: &Mark) -> Mark {
+    let mut mark = mark.clone();
+    if mark.at == (0, 0) {
+        let spans = history
+            .operations
+            .iter()
+            .filter(|operation| mark.operations.contains(&operation.id))
+            .map(|operation| (operation.invoked, end_of(operation)));
+        let healed = history.ending.as_ref().map_or(0, |ending| ending.healed);
+        mark.at = spans
+            .reduce(|all, span| (all.0.min(span.0), all.1.max(span.1)))
+            .unwrap_or((healed, healed));
+    }
+    mark
 }
 
 /// The stretch of time that is shown.
@@ -499,7 +518,9 @@ fn told(operation: &Operation) -> String {
         operation.id,
         operation.node,
         ms(operation.invoked),
-        operation.returned.map_or_else(|| "?".to_owned(), |at| ms(at).to_string()),
+        operation
+            .returned
+            .map_or_else(|| "?".to_owned(), |at| ms(at).to_string()),
         short(operation),
         cut(&outcome)
     )
@@ -617,7 +638,11 @@ mod tests {
         assert!(picture.contains("operation 1 on node 1, 1000 to 1010 ms"));
         assert!(picture.contains("operation 2") && !picture.contains("operation 3"));
         assert!(picture.contains("kill of 2"));
-        assert_eq!(picture.matches("stroke-width=\"3\"><title>").count(), 1, "one is marked");
+        assert_eq!(
+            picture.matches("stroke-width=\"3\"><title>").count(),
+            1,
+            "one is marked"
+        );
         assert!(picture.contains(INFO) && picture.contains(OK));
     }
 
@@ -647,6 +672,29 @@ mod tests {
         let view = View::of(&history(), &nothing_marked);
         assert_eq!(view.to - view.from, WINDOW_MAX);
         assert_eq!(view.to, 300 * SECOND + MARGIN);
+    }
+
+    #[test]
+    fn what_has_no_time_of_its_own_is_shown_where_its_operations_are() {
+        let timeless = Mark {
+            at: (0, 0),
+            ..mark()
+        };
+        let at = placed(&history(), &timeless).at;
+        assert_eq!(at, (1_000_000_000, 1_010_000_000));
+        let nothing = Mark {
+            operations: Vec::new(),
+            ..timeless
+        };
+        let mut healed = history();
+        healed.ending = Some(crate::history::Ending {
+            healed: 9,
+            ready: Vec::new(),
+            writable: Vec::new(),
+            replicas: Vec::new(),
+            logs: Vec::new(),
+        });
+        assert_eq!(placed(&healed, &nothing).at, (9, 9));
     }
 
     #[test]

@@ -15,7 +15,9 @@ const DEPTH_MAX: usize = 16;
 /// Writes history, report and pictures to `directory`, which is made if need be.
 pub fn keep_history(directory: &Path, history: &History, report: &Report) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    write_with(&directory.join("history.jsonl"), |out| jsonl::write(history, out))?;
+    write_with(&directory.join("history.jsonl"), |out| {
+        jsonl::write(history, out)
+    })?;
     for (name, form) in [
         ("history.edn", edn::Form::Jepsen),
         ("history-elle.edn", edn::Form::Elle),
@@ -45,7 +47,11 @@ pub fn draw(directory: &Path, history: &History, report: &Report) -> io::Result<
     }
     chosen.sort_by_key(|(before, _)| *before);
     for (number, (_, anomaly)) in chosen.into_iter().take(ANOMALIES_TOLD_MAX).enumerate() {
-        let file = directory.join(format!("anomaly-{:02}-{}.svg", number + 1, anomaly.property));
+        let file = directory.join(format!(
+            "anomaly-{:02}-{}.svg",
+            number + 1,
+            anomaly.property
+        ));
         fs::write(&file, timeline::svg(history, &report::mark(anomaly)))?;
         files.push(file);
     }
@@ -56,7 +62,10 @@ pub fn draw(directory: &Path, history: &History, report: &Report) -> io::Result<
 pub fn keep_nodes(directory: &Path, cluster: &Cluster) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     for node in cluster.ids() {
-        fs::write(directory.join(format!("node-{node}.log")), cluster.log(node))?;
+        fs::write(
+            directory.join(format!("node-{node}.log")),
+            cluster.log(node),
+        )?;
         copy_tree(
             cluster.data_dir(node),
             &directory.join(format!("data-{node}")),

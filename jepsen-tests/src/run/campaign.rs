@@ -45,11 +45,7 @@ pub struct Entry {
 }
 
 /// Runs episodes derived from `settings` until `time` is over; the last one ends after it.
-pub async fn run(
-    settings: &Settings,
-    time: Duration,
-    say: Say<'_>,
-) -> Result<Campaign, RunError> {
+pub async fn run(settings: &Settings, time: Duration, say: Say<'_>) -> Result<Campaign, RunError> {
     std::fs::create_dir_all(&settings.out).map_err(|source| RunError::Io {
         what: format!("making {}", settings.out.display()),
         source,
@@ -113,7 +109,14 @@ pub async fn run(
 
 fn entry(number: u64, asked: &Settings, episode: &Episode, took: Duration) -> Entry {
     let mut reasons = episode.reasons.clone();
-    reasons.extend(episode.report.anomalies.iter().map(ToString::to_string).take(5));
+    reasons.extend(
+        episode
+            .report
+            .anomalies
+            .iter()
+            .map(ToString::to_string)
+            .take(5),
+    );
     reasons.extend(episode.oddities.first.iter().take(5).cloned());
     Entry {
         number,
@@ -169,7 +172,11 @@ impl Possible {
         };
         let can = |cannot: &[(FaultKind, String)]| -> Vec<FaultKind> {
             let impossible = |kind: &FaultKind| cannot.iter().any(|(other, _)| other == kind);
-            asked.iter().copied().filter(|kind| !impossible(kind)).collect()
+            asked
+                .iter()
+                .copied()
+                .filter(|kind| !impossible(kind))
+                .collect()
         };
         let cannot = cannot_inject(settings, settings.network).await?;
         let best = can(&cannot);

@@ -43,7 +43,10 @@ pub async fn look(context: &Arc<Context>, healed: Nanos, seed: u64, say: Say<'_>
     let ready = join_all(context.nodes.iter().map(|node| ready_at(context, *node))).await;
     for (node, at) in &ready {
         match at {
-            Some(at) => say(&format!("node {node} ready {} ms after healing", ms(*at, healed))),
+            Some(at) => say(&format!(
+                "node {node} ready {} ms after healing",
+                ms(*at, healed)
+            )),
             None => say(&format!("node {node} is NOT READY after healing")),
         }
     }
@@ -51,13 +54,20 @@ pub async fn look(context: &Arc<Context>, healed: Nanos, seed: u64, say: Say<'_>
         .channel_ixs()
         .map(|channel| first_write(Arc::clone(context), channel, seed));
     let written = join_all(writes).await;
-    let writable: Vec<(ChannelIx, Option<Nanos>)> =
-        written.iter().map(|(channel, at, _)| (*channel, *at)).collect();
+    let writable: Vec<(ChannelIx, Option<Nanos>)> = written
+        .iter()
+        .map(|(channel, at, _)| (*channel, *at))
+        .collect();
     if let Some(last) = writable.iter().filter_map(|(_, at)| *at).max() {
-        say(&format!("all channels that are writable were so {} ms after healing", ms(last, healed)));
+        say(&format!(
+            "all channels that are writable were so {} ms after healing",
+            ms(last, healed)
+        ));
     }
-    let heads: BTreeMap<ChannelIx, u64> =
-        written.iter().map(|(channel, _, head)| (*channel, *head)).collect();
+    let heads: BTreeMap<ChannelIx, u64> = written
+        .iter()
+        .map(|(channel, _, head)| (*channel, *head))
+        .collect();
     let level = wait_level(context, &heads).await;
     if !level {
         say("some node does not show all that another one acknowledged");
@@ -68,16 +78,23 @@ pub async fn look(context: &Arc<Context>, healed: Nanos, seed: u64, say: Say<'_>
     }
     let mut logs = Vec::new();
     let mut replicas = Vec::new();
-    for channel in context.channel_ixs() {
-        replicas.push((channel, replicas_of(context, channel).await));
-        let hashes = state_hashes(context, channel).await;
+    let looks = context.channel_ixs().map(|channel| async move {
+        let holders = replicas_of(context, channel).await;
+        let hashes = state_hashes(context, channel, &holders).await;
+        (channel, holders, hashes)
+    });
+    for (channel, holders, hashes) in join_all(looks).await {
+        replicas.push((channel, holders));
         let reads = context
             .nodes
             .iter()
             .map(|node| whole_log(context, *node, channel));
         for (node, messages) in context.nodes.iter().zip(join_all(reads).await) {
             let Some(messages) = messages else {
-                say(&format!("the log of channel {} on node {} could not be read", channel.0, node.id));
+                say(&format!(
+                    "the log of channel {} on node {} could not be read",
+                    channel.0, node.id
+                ));
                 continue;
             };
             logs.push(FinalLog {
@@ -198,11 +215,7 @@ async fn replicas_of(context: &Context, channel: ChannelIx) -> Vec<u64> {
 }
 
 /// Every message that a node's own state holds, oldest first; none if it cannot be read.
-async fn whole_log(
-    context: &Context,
-    node: NodeAddress,
-    channel: ChannelIx,
-) -> Option<Vec<Seen>> {
+async fn whole_log(context: &Context, node: NodeAddress, channel: ChannelIx) -> Option<Vec<Seen>> {
     let api = Api::new(Http::new(), node.id, node.api);
     let reading = async {
         let mut log: Vec<Seen> = Vec::new();
@@ -214,7 +227,9 @@ async fn whole_log(
                     let last = page.len() < PAGE_MAX as usize;
                     // Whatever the seqs are: the checker is to see what the node shows. Only one
                     // that does not grow would be read for ever.
-                    let grows = page.last().is_some_and(|message: &Message| message.seq > after);
+                    let grows = page
+                        .last()
+                        .is_some_and(|message: &Message| message.seq > after);
                     log.extend(page.into_iter().map(seen));
                     if last || !grows {
                         return log;
@@ -234,9 +249,13 @@ struct ReplicaView {
     state_hash: Option<String>,
 }
 
-/// The state hash of every node that holds a replica, once all are of the same log index, or as
-/// they are when that does not come about.
-async fn state_hashes(context: &Context, channel: ChannelIx) -> BTreeMap<u64, (u64, String)> {
+/// The state hash of every node that holds a replica, once all have one of the same log index, or
+/// as they are when that does not come about.
+async fn state_hashes(
+    context: &Context,
+    channel: ChannelIx,
+    holders: &[u64],
+) -> BTreeMap<u64, (u64, String)> {
     let target = format!(
         "/api/cluster/channels/{}?hash=true",
         context.channel(channel).channel
@@ -257,7 +276,8 @@ async fn state_hashes(context: &Context, channel: ChannelIx) -> BTreeMap<u64, (u
             join_all(asked).await.into_iter().flatten().collect();
         let mut indexes: Vec<u64> = hashes.values().map(|(applied, _)| *applied).collect();
         indexes.dedup();
-        if (indexes.len() == 1 && hashes.len() > 1) || Instant::now() > until {
+        let complete = holders.iter().all(|node| hashes.contains_key(node));
+        if (complete && indexes.len() <= 1) || Instant::now() > until {
             return hashes;
         }
         tokio::time::sleep_until(Instant::now() + ATTEMPT_PAUSE).await;

@@ -146,7 +146,11 @@ fn asked_apart(
 ) -> (Vec<FaultKind>, Vec<(FaultKind, String)>) {
     let impossible = |kind: &FaultKind| cannot.iter().any(|(other, _)| other == kind);
     (
-        asked.iter().copied().filter(|kind| !impossible(kind)).collect(),
+        asked
+            .iter()
+            .copied()
+            .filter(|kind| !impossible(kind))
+            .collect(),
         cannot
             .iter()
             .filter(|(kind, _)| asked.contains(kind))
@@ -236,7 +240,10 @@ async fn load(
         loop {
             ticks.tick().await;
             let seconds = context.clock.now() / 1_000_000_000;
-            say(&format!("{seconds} s: {} operations", context.recorder.operations()));
+            say(&format!(
+                "{seconds} s: {} operations",
+                context.recorder.operations()
+            ));
         }
     };
     let work = async {
@@ -250,7 +257,10 @@ async fn load(
                 ..*step
             })
             .collect();
-        let channel = context.channels.first().map(|channel| channel.channel.as_str());
+        let channel = context
+            .channels
+            .first()
+            .map(|channel| channel.channel.as_str());
         let striking = nemesis::run(world, &steps, &context.clock, || world.leader(channel));
         let faults = tokio::time::timeout(settings.time + UNDO_WITHIN, Box::pin(striking)).await;
         tokio::time::sleep_until(began + settings.time).await;
@@ -275,7 +285,10 @@ async fn drained(tasks: &mut tokio::task::JoinSet<()>, who: &str) -> Vec<String>
             }
         }
     };
-    if tokio::time::timeout(CLIENTS_END_WITHIN, waiting).await.is_err() {
+    if tokio::time::timeout(CLIENTS_END_WITHIN, waiting)
+        .await
+        .is_err()
+    {
         wrong.push(format!("{who} did not end"));
         tasks.abort_all();
     }
@@ -298,7 +311,9 @@ fn toothless(
     if let Nemesis::These(_) = settings.nemesis {
         for kind in kinds {
             if !faults.iter().any(|fault| fault.kind == kind.name()) {
-                reasons.push(format!("{kind} was asked for, and the time was too short for it"));
+                reasons.push(format!(
+                    "{kind} was asked for, and the time was too short for it"
+                ));
             }
         }
         for (kind, why) in cannot {

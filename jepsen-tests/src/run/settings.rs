@@ -140,7 +140,10 @@ impl Settings {
         number: u64,
         possible: impl Fn(NetworkKind) -> &'a [FaultKind],
     ) -> Self {
-        let mut rng = Rng::new(self.seed.wrapping_add(number.wrapping_mul(0xd1b5_4a32_d192_ed03)));
+        let mut rng = Rng::new(
+            self.seed
+                .wrapping_add(number.wrapping_mul(0xd1b5_4a32_d192_ed03)),
+        );
         let seed = rng.next_u64() % 1_000_000_000;
         let seconds = CAMPAIGN_LOAD_S.0 + rng.below(CAMPAIGN_LOAD_S.1 - CAMPAIGN_LOAD_S.0 + 1);
         let nodes = if rng.below(5) == 0 { 5 } else { 3 };

@@ -115,7 +115,10 @@ impl Totals {
         self.recovery = percentiles(self.samples.iter().map(|sample| sample.ms).collect());
         let mut by_fault: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         for sample in &self.samples {
-            by_fault.entry(sample.fault.clone()).or_default().push(sample.ms);
+            by_fault
+                .entry(sample.fault.clone())
+                .or_default()
+                .push(sample.ms);
         }
         self.recovery_by_fault = by_fault
             .into_iter()
@@ -309,7 +312,10 @@ mod tests {
     fn percentiles_are_times_that_occurred() {
         assert_eq!(percentiles(Vec::new()), Percentiles::default());
         let hundred = percentiles((1..=100).collect());
-        assert_eq!((hundred.p50_ms, hundred.p99_ms, hundred.max_ms), (50, 99, 100));
+        assert_eq!(
+            (hundred.p50_ms, hundred.p99_ms, hundred.max_ms),
+            (50, 99, 100)
+        );
         let one = percentiles(vec![7]);
         assert_eq!((one.count, one.p50_ms, one.p99_ms), (1, 7, 7));
     }

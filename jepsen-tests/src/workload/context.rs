@@ -183,7 +183,9 @@ mod tests {
             context.shun(node);
         }
         let mut rng = Rng::new(1);
-        let mut seen: Vec<u64> = (0..100).map(|_| context.pick_other(&mut rng, 1).id).collect();
+        let mut seen: Vec<u64> = (0..100)
+            .map(|_| context.pick_other(&mut rng, 1).id)
+            .collect();
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen, [2, 3]);

@@ -1,8 +1,8 @@
 //! New servers and channels, each looked for in the lists of other nodes.
 
+use super::Client;
 use super::pace::Pace;
 use super::rest::Rest;
-use super::Client;
 use crate::history::{Outcome, Value};
 
 /// Things made per second by one client. Each channel is a group of its own that stays open, so a

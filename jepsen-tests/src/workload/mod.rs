@@ -241,7 +241,10 @@ mod tests {
             assert_eq!(kind.to_string().parse::<Workload>().unwrap(), kind);
         }
         let error = "apend".parse::<Workload>().unwrap_err().to_string();
-        assert!(error.contains("apend") && error.contains("conditional"), "{error}");
+        assert!(
+            error.contains("apend") && error.contains("conditional"),
+            "{error}"
+        );
     }
 
     #[test]

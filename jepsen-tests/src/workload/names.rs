@@ -93,11 +93,27 @@ mod tests {
 
     #[test]
     fn durations_need_a_number_and_a_unit() {
-        for (text, ms) in [("500ms", 500), ("90s", 90_000), ("10m", 600_000), ("1h", 3_600_000)] {
+        for (text, ms) in [
+            ("500ms", 500),
+            ("90s", 90_000),
+            ("10m", 600_000),
+            ("1h", 3_600_000),
+        ] {
             assert_eq!(duration(text).unwrap(), Duration::from_millis(ms));
             assert_eq!(duration_text(duration(text).unwrap()), text);
         }
-        for bad in ["", "10", "s", "1.5s", "-1s", "1 s", "0s", "1S", "1sec", "99999999999999999h"] {
+        for bad in [
+            "",
+            "10",
+            "s",
+            "1.5s",
+            "-1s",
+            "1 s",
+            "0s",
+            "1S",
+            "1sec",
+            "99999999999999999h",
+        ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }

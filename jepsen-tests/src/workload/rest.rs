@@ -108,7 +108,11 @@ impl Rest {
             range,
         };
         let api = self.api(node);
-        let target = read_target(&self.context.channel(channel).messages(), linearizable, range);
+        let target = read_target(
+            &self.context.channel(channel).messages(),
+            linearizable,
+            range,
+        );
         let exchange = async {
             let response = api.get(&target).await?;
             let (messages, head) = page(&response, range)?;
@@ -319,7 +323,10 @@ mod tests {
         let after = Range::After { seq: 0, limit: 10 };
         let (as_sent, _) = page(&answer(TWO, Some("9")), after).ok().unwrap();
         assert_eq!(as_sent.iter().map(|m| m.seq).collect::<Vec<_>>(), [2, 1]);
-        assert!(matches!(page(&answer(TWO, None), after), Err(Failure::Odd(_))));
+        assert!(matches!(
+            page(&answer(TWO, None), after),
+            Err(Failure::Odd(_))
+        ));
     }
 
     #[test]

@@ -76,7 +76,9 @@ pub async fn run(mut client: Client) {
         subscriber: context.recorder.new_subscriber(),
         channel: context.pick_channel(&mut client.rng),
         unanswered: VecDeque::new(),
-        idle: (0..WINDOW).map(|_| context.recorder.new_process()).collect(),
+        idle: (0..WINDOW)
+            .map(|_| context.recorder.new_process())
+            .collect(),
         again: VecDeque::new(),
         last_seen: None,
         context,
@@ -90,9 +92,7 @@ pub async fn run(mut client: Client) {
         let life = LIFE_MS.0 + client.rng.below(LIFE_MS.1 - LIFE_MS.0);
         let leave_at = Instant::now() + Duration::from_millis(life);
         sender
-            .connection(node, leave_at, &mut pace, || {
-                bodies.next(&mut client.rng)
-            })
+            .connection(node, leave_at, &mut pace, || bodies.next(&mut client.rng))
             .await;
     }
 }
@@ -209,7 +209,10 @@ impl Sender {
         socket: &mut Socket,
         draft: Draft,
     ) -> Result<(), String> {
-        let process = self.idle.pop().expect("as many numbers as the window allows sends");
+        let process = self
+            .idle
+            .pop()
+            .expect("as many numbers as the window allows sends");
         let action = Action::Append {
             channel: self.channel,
             user: self.user.clone(),
@@ -286,7 +289,9 @@ impl Sender {
                 self.context.odd(what.clone());
                 self.finish(sent, outcome::info(Some(problem.status), what));
             }
-            None => self.context.odd(format!("a refusal of nothing: {problem:?}")),
+            None => self
+                .context
+                .odd(format!("a refusal of nothing: {problem:?}")),
         }
     }
 
@@ -306,7 +311,10 @@ impl Sender {
     /// The socket is gone: whatever it did not answer may have happened.
     fn forget_unanswered(&mut self) {
         while let Some(sent) = self.unanswered.pop_front() {
-            self.finish(sent, outcome::info(None, "the socket ended before the answer"));
+            self.finish(
+                sent,
+                outcome::info(None, "the socket ended before the answer"),
+            );
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Stale reads: each client is a session that stays on one node.
 
+use super::Client;
 use super::append::{note_head, some_range};
 use super::pace::Pace;
 use super::rest::Rest;
-use super::Client;
 
 /// Reads per second of one session.
 const READS_PER_SECOND: f64 = 6.0;
