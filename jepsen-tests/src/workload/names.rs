@@ -80,9 +80,9 @@ pub fn duration(text: &str) -> Result<Duration, BadDuration> {
 pub fn duration_text(duration: Duration) -> String {
     let ms = duration.as_millis();
     match ms {
-        _ if ms % 1_000 != 0 => format!("{ms}ms"),
-        _ if ms % 60_000 != 0 => format!("{}s", ms / 1_000),
-        _ if ms % 3_600_000 != 0 => format!("{}m", ms / 60_000),
+        _ if !ms.is_multiple_of(1_000) => format!("{ms}ms"),
+        _ if !ms.is_multiple_of(60_000) => format!("{}s", ms / 1_000),
+        _ if !ms.is_multiple_of(3_600_000) => format!("{}m", ms / 60_000),
         _ => format!("{}h", ms / 3_600_000),
     }
 }

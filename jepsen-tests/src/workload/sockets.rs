@@ -72,7 +72,7 @@ pub async fn run(mut client: Client) {
             0 => Via::PlainSocket,
             _ => Via::RichSocket,
         },
-        receives: client.index % 3 != 0,
+        receives: !client.index.is_multiple_of(3),
         subscriber: context.recorder.new_subscriber(),
         channel: context.pick_channel(&mut client.rng),
         unanswered: VecDeque::new(),
