@@ -322,10 +322,8 @@ impl<'h> Channel<'h> {
     /// What an acknowledgement tells of the channel, where F confirms it.
     pub fn own(&self, append: &Append<'h>) -> Option<Sight> {
         let (at, seen) = append.ok?;
-        let point = match self.logs.first() {
-            Some(log) => log.place(&seen.id)? as u64 + 1,
-            None => seen.seq,
-        };
+        let answered = seen.body == append.body && self.confirms(seen);
+        let point = answered.then_some(seen.seq)?;
         Some(Sight {
             at,
             point,

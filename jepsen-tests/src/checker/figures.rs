@@ -56,7 +56,7 @@ pub struct Gap {
 
 impl Gap {
     pub fn length(&self) -> Nanos {
-        self.to - self.from
+        self.to.saturating_sub(self.from)
     }
 }
 

@@ -25,13 +25,13 @@ pub fn check(facts: &Facts<'_>, report: &mut Report) {
                 keys.entry((append.user, key)).or_default().push(append);
             }
         }
-        let mut places = Bodies::new(channel);
+        let places = Bodies::new(channel);
         for ((user, key), attempts) in keys {
             let mut add = |what, operations: &[&Append<'_>]| {
                 report.add(anomaly(channel, user, key, what, operations));
             };
             one_answer(&attempts, &mut add);
-            one_message(&attempts, &mut places, &mut add);
+            one_message(&attempts, &places, &mut add);
             refusals(&attempts, &mut add);
         }
     }
@@ -63,7 +63,7 @@ fn one_answer(attempts: &[&Append<'_>], add: &mut impl FnMut(String, &[&Append<'
 
 fn one_message(
     attempts: &[&Append<'_>],
-    places: &mut Bodies<'_>,
+    places: &Bodies<'_>,
     add: &mut impl FnMut(String, &[&Append<'_>]),
 ) {
     let mut held: Option<(usize, &Append<'_>)> = None;
@@ -96,6 +96,7 @@ fn refusals(attempts: &[&Append<'_>], add: &mut impl FnMut(String, &[&Append<'_>
         .iter()
         .filter_map(|append| Some((append.ok?.0, append)))
         .min_by_key(|(returned, _)| *returned);
+    let uses = FirstUses::new(attempts);
     for append in attempts {
         let Outcome::Fail { status, .. } = append.operation.outcome else {
             continue;
@@ -103,8 +104,7 @@ fn refusals(attempts: &[&Append<'_>], add: &mut impl FnMut(String, &[&Append<'_>
         match status {
             Some(OTHER_BODY) => {
                 let until = append.operation.returned.unwrap_or(Nanos::MAX);
-                let right = other_body(attempts, append.body, until);
-                if !right {
+                if !uses.other_than(append.body, until) {
                     let what = "was refused as used with another body, and it was not".to_owned();
                     add(what, &[append]);
                 }
@@ -123,13 +123,35 @@ fn refusals(attempts: &[&Append<'_>], add: &mut impl FnMut(String, &[&Append<'_>
     }
 }
 
-/// Whether another body may have taken the key before `until`. The attempts are in order of
-/// invocation, and a key rarely has more than two bodies, so the walk ends soon.
-fn other_body(attempts: &[&Append<'_>], body: &str, until: Nanos) -> bool {
-    attempts
-        .iter()
-        .take_while(|other| other.operation.invoked < until)
-        .any(|other| other.body != body && !matches!(other.operation.outcome, Outcome::Fail { .. }))
+/// When a key may first have been used with a body, and when first with a different one.
+struct FirstUses<'h> {
+    first: Option<(&'h str, Nanos)>,
+    other: Option<Nanos>,
+}
+
+impl<'h> FirstUses<'h> {
+    /// Of attempts in order of invocation.
+    fn new(attempts: &[&Append<'h>]) -> FirstUses<'h> {
+        let mut uses = attempts
+            .iter()
+            .filter(|append| !matches!(append.operation.outcome, Outcome::Fail { .. }))
+            .map(|append| (append.body, append.operation.invoked));
+        let first = uses.next();
+        let other = uses.find(|(body, _)| first.is_some_and(|(one, _)| one != *body));
+        FirstUses {
+            first,
+            other: other.map(|(_, at)| at),
+        }
+    }
+
+    /// Whether a body other than this one may have taken the key before `until`.
+    fn other_than(&self, body: &str, until: Nanos) -> bool {
+        let at = match self.first {
+            Some((first, _)) if first == body => self.other,
+            first => first.map(|(_, at)| at),
+        };
+        at.is_some_and(|at| at < until)
+    }
 }
 
 fn anomaly(
@@ -163,7 +185,7 @@ impl<'h> Bodies<'h> {
         }
     }
 
-    fn place(&mut self, append: &Append<'_>) -> Option<usize> {
+    fn place(&self, append: &Append<'_>) -> Option<usize> {
         self.places.get(&(append.user, append.body)).copied()
     }
 }

@@ -70,7 +70,7 @@ pub fn write(history: &History, mut out: impl Write) -> io::Result<()> {
     out.flush()
 }
 
-/// Reads a history that [`write`] wrote.
+/// Reads a history that [`write()`] wrote.
 ///
 /// Fails at the first line that is not such a line, and names it.
 pub fn read(input: impl BufRead) -> Result<History, ReadError> {
