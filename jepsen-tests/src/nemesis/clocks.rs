@@ -63,17 +63,15 @@ pub async fn skew(strike: &mut Strike<'_>) -> Result<Struck, StrikeError> {
         let ppm = i64::try_from(ppm).expect("at most a hundred thousand");
         let ppm = if strike.rng.below(2) == 0 { ppm } else { -ppm };
         strike.clock_of(*node)?.set_clock(0, ppm, true_now_ns())?;
-        rates.push(format!(
-            "{:+}.{} %",
-            ppm / 10_000,
-            ppm.abs() % 10_000 / 1_000
-        ));
+        let sign = if ppm < 0 { '-' } else { '+' };
+        let tenths = ppm.abs() / 1_000;
+        rates.push(format!("{sign}{}.{} %", tenths / 10, tenths % 10));
     }
     strike.last(strike.step.lasts).await;
     let after = done(strike, &victims)?;
     Ok(Struck {
         detail: format!(
-            "the clocks of {} ran {} fast",
+            "the clocks of {} were off by {}",
             listed(&victims),
             rates.join(", ")
         ),

@@ -21,6 +21,8 @@ const TURN_WITHIN: Duration = Duration::from_secs(30);
 const REFUSAL_WITHIN: Duration = Duration::from_secs(30);
 /// A fresh replica must have caught up by then.
 const REJOIN_WITHIN: Duration = Duration::from_secs(120);
+/// Between two looks for nodes that ended by themselves.
+const RAISE_EVERY: Duration = Duration::from_secs(5);
 /// The product looks at its disk every second.
 const FULL_WITHIN: Duration = Duration::from_secs(10);
 /// For the next sync after a failure was ordered, and for the end of the process after it.
@@ -110,13 +112,8 @@ pub async fn corrupt(strike: &mut Strike<'_>) -> Result<Struck, StrikeError> {
     // From here on it is another replica, and whatever the damaged one would have done is over.
     cluster.kill(node)?;
     world.rejoin(node)?;
-    let rejoining = Instant::now();
     strike.up(node)?;
-    let outcome = if world.caught_up(node, REJOIN_WITHIN).await {
-        format!("rejoined and ready after {:?}", rejoining.elapsed())
-    } else {
-        format!("rejoined, and not ready within {REJOIN_WITHIN:?}")
-    };
+    let outcome = rejoined(strike, node).await?;
     let bite = match seen {
         Ok(refusal) => Bite::Yes {
             evidence: format!("{refusal}; {outcome}"),
@@ -197,6 +194,7 @@ pub async fn fail_sync(strike: &mut Strike<'_>) -> Result<Struck, StrikeError> {
     let control = strike.syncs_of(node)?;
     let before = control.done()?.errors_injected;
     strike.begin();
+    strike.expect_end(node);
     control.fail(OP_SYNC, 1, EIO)?;
     let failed = wait_until("a sync that fails", SYNC_WITHIN, || async {
         match control.done() {
@@ -209,7 +207,7 @@ pub async fn fail_sync(strike: &mut Strike<'_>) -> Result<Struck, StrikeError> {
     failed?;
     let failing = Instant::now();
     let ended = cluster.wait_ended(node, failing, SYNC_WITHIN).await;
-    strike.take_down(node)?;
+    cluster.kill(node)?;
     strike.last(strike.step.lasts).await;
     strike.up(node)?;
     let ending = match ended {
@@ -277,6 +275,27 @@ fn told(node: u64, aftermath: &Aftermath) -> String {
         is(aftermath.synced_kept),
         is(!aftermath.unsynced_lost)
     )
+}
+
+/// Waits until a node that rejoins is ready. It needs all others for that, so those that ended by
+/// themselves are started.
+async fn rejoined(strike: &Strike<'_>, node: u64) -> Result<String, StrikeError> {
+    let started = Instant::now();
+    let mut seen = Vec::new();
+    while started.elapsed() < REJOIN_WITHIN {
+        if strike.world.caught_up(node, RAISE_EVERY).await {
+            seen.push(format!(
+                "it rejoined and was ready after {:?}",
+                started.elapsed()
+            ));
+            return Ok(seen.join("; "));
+        }
+        seen.extend(strike.world.raise_ended()?);
+    }
+    seen.push(format!(
+        "it rejoined and was NOT READY within {REJOIN_WITHIN:?}"
+    ));
+    Ok(seen.join("; "))
 }
 
 /// Starts a damaged node and watches it. `Ok` says how it refused, `Err` that it did not.

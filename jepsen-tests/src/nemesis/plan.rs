@@ -24,7 +24,7 @@ pub fn plan(kinds: &[FaultKind], time: Duration, seed: u64) -> Vec<Step> {
             .collect();
         dealt.sort_unstable();
         dealt.dedup();
-        let mut rng = Rng::new(seed ^ (0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(salt)));
+        let mut rng = Rng::new(seed ^ u64::wrapping_mul(salt, 0x9e37_79b9_7f4a_7c15));
         plan_lane(&dealt, millis(time), &mut rng, &mut steps);
     }
     steps.sort_by_key(|step| (step.at, step.kind));

@@ -65,9 +65,16 @@ async fn run_step<'a>(
             Bite::No { evidence: why },
         ),
     };
-    if let Err(error) = undone {
-        let (Bite::Yes { evidence } | Bite::No { evidence }) = &mut bite;
-        evidence.push_str(&format!("; undoing it failed: {error}"));
+    // Whoever runs a real cluster has a supervisor that starts what ended by itself.
+    let raised = match (undone, world.raise_ended()) {
+        (Err(why), _) => vec![format!("undoing it FAILED: {why}")],
+        (Ok(()), Err(why)) => vec![format!("a node could not be started: {why}")],
+        (Ok(()), Ok(raised)) => raised,
+    };
+    let (Bite::Yes { evidence } | Bite::No { evidence }) = &mut bite;
+    for said in raised {
+        evidence.push_str("; ");
+        evidence.push_str(&said);
     }
     FaultRecord {
         kind: step.kind.to_string(),

@@ -154,6 +154,12 @@ impl<'a> Strike<'a> {
         Ok(self.world.hold_down(node)?)
     }
 
+    /// The node is about to end by itself; it stays down until `up`.
+    pub fn expect_end(&mut self, node: u64) {
+        self.down.push(node);
+        self.world.expect_end(node);
+    }
+
     pub fn up(&mut self, node: u64) -> Result<(), StrikeError> {
         if let Some(at) = self.down.iter().position(|down| *down == node) {
             self.down.swap_remove(at);

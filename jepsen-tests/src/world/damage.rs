@@ -68,8 +68,8 @@ pub fn cut(data_dir: &Path, target: Target, rng: &mut Rng) -> io::Result<String>
     ))
 }
 
-/// A file that is not empty, and its length. Of several logs the longest, since a log that was just
-/// begun holds nothing that matters.
+/// A file that is not empty, and its length. Of several logs the newest: older ones may be obsolete,
+/// and only wait to be deleted.
 fn choose(data_dir: &Path, target: Target, rng: &mut Rng) -> io::Result<(PathBuf, u64)> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(data_dir.join(DATABASE))? {
@@ -77,19 +77,20 @@ fn choose(data_dir: &Path, target: Target, rng: &mut Rng) -> io::Result<(PathBuf
         let length = entry.metadata()?.len();
         if length > 0 {
             let name = entry.file_name().to_string_lossy().into_owned();
-            files.push((length, name, entry.path()));
+            files.push((name, length, entry.path()));
         }
     }
+    // Names carry numbers of a fixed width, so the newest comes last.
     files.sort();
     for kind in target.instead() {
-        let mut fitting = files.iter().filter(|(_, name, _)| kind.matches(name));
+        let mut fitting = files.iter().filter(|(name, _, _)| kind.matches(name));
         let chosen = if kind == Target::Sst {
             let all: Vec<_> = fitting.collect();
             (!all.is_empty()).then(|| *rng.pick(&all))
         } else {
             fitting.next_back()
         };
-        if let Some((length, _, path)) = chosen {
+        if let Some((_, length, path)) = chosen {
             return Ok((path.clone(), *length));
         }
     }
@@ -120,8 +121,8 @@ mod tests {
     }
 
     #[test]
-    fn one_bit_of_the_longest_log_flips() {
-        let data = database(&[("000004.log", 10), ("000009.log", 900), ("LOG", 5000)]);
+    fn one_bit_of_the_newest_log_flips() {
+        let data = database(&[("000004.log", 2000), ("000009.log", 900), ("LOG", 5000)]);
         let said = flip(data.path(), Target::Wal, &mut Rng::new(3)).unwrap();
         assert!(said.contains("000009.log"), "{said}");
         let ones: u32 = read(&data, "000009.log")

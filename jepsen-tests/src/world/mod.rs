@@ -56,7 +56,7 @@ pub(crate) const LOOK_MAX: Duration = Duration::from_millis(500);
 /// How a world is started. `..WorldOptions::new(3)` gives the rest.
 #[derive(Debug, Clone)]
 pub struct WorldOptions {
-    /// Number of nodes; their ids are 1 to this. At most 200.
+    /// Number of nodes; their ids are 1 to this. At most 60.
     pub nodes: u64,
     pub replication: u64,
     /// Decides which frames are lost and how late they are.
@@ -399,9 +399,23 @@ impl World {
         Ok(())
     }
 
-    /// Whether a fault wants the node dead.
-    pub(crate) fn is_held_down(&self, node: u64) -> bool {
-        self.state(node).downs > 0
+    /// The node may end by itself: whether it stays down is as after `hold_down`.
+    pub(crate) fn expect_end(&self, node: u64) {
+        self.with_state(node, |state| state.downs += 1);
+    }
+
+    /// Starts nodes that ended without a fault that wanted it, as a supervisor would; says which.
+    pub(crate) fn raise_ended(&self) -> Result<Vec<String>, WorldError> {
+        let mut raised = Vec::new();
+        for node in self.cluster.ids() {
+            if self.state(node).downs == 0 && !self.cluster.is_running(node) {
+                let status = self.cluster.exit_status(node);
+                let how = status.map_or_else(|| "unknown".to_owned(), |s| s.to_string());
+                self.cluster.start_node(node)?;
+                raised.push(format!("node {node} had ENDED BY ITSELF ({how})"));
+            }
+        }
+        Ok(raised)
     }
 
     /// SIGSTOP; an error if the node does not run.

@@ -37,8 +37,8 @@ const PEER_PORT: u16 = 9080;
 const PEER_NETWORK: [u8; 3] = [198, 18, 0];
 /// Each world has a /22 of 10.128.0.0/9: there are this many.
 const API_NETWORKS: u64 = 1 << 13;
-/// As many nodes as one such range has /30s for, less some room.
-const NODES_MAX: u64 = 200;
+/// A range has /30s for more; the names of their interfaces have no room for more.
+const NODES_MAX: u64 = 60;
 
 static WORLDS: AtomicU64 = AtomicU64::new(0);
 
@@ -74,7 +74,7 @@ impl Namespaces {
         }
         let world = WORLDS.fetch_add(1, Ordering::Relaxed);
         let network = free_network(world)?;
-        let stem = format!("{NAME_PREFIX}{}x{world}", std::process::id());
+        let stem = format!("{NAME_PREFIX}{}x{}", std::process::id(), world % 100);
         // Made step by step, so that dropping it removes what there is after an error.
         let mut made = Self {
             names: Vec::new(),
@@ -228,11 +228,11 @@ mod tests {
         let (outside, inside) = api_addresses(0, 1);
         assert_eq!(outside.to_string(), "10.128.0.1");
         assert_eq!(inside.to_string(), "10.128.0.2");
-        assert_eq!(api_addresses(0, 200).1.to_string(), "10.128.3.30");
+        assert_eq!(api_addresses(0, 60).1.to_string(), "10.128.0.238");
         assert_eq!(api_addresses(1, 1).0.to_string(), "10.128.4.1");
         assert_eq!(
             api_addresses(API_NETWORKS - 1, 1).0.to_string(),
-            "10.159.252.1"
+            "10.255.252.1"
         );
         assert!(!is_free(1, "10.128.6.0/30 dev aw1h1 scope link"));
         assert!(is_free(1, "10.128.8.0/30 dev aw1h1 scope link"));
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn names_fit_an_interface() {
-        let longest = format!("{NAME_PREFIX}4194304x99h200");
+        let longest = format!("{NAME_PREFIX}4194304x99h60");
         assert!(longest.len() <= 15, "{longest}");
     }
 }

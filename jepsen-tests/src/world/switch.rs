@@ -165,16 +165,15 @@ impl Fabric {
                 // Its delay is over, and earlier frames are still on their way.
                 fate = Fate::Late(Duration::ZERO);
             }
+            if matches!(fate, Fate::Late(_)) && self.late.len() >= LATE_FRAMES_MAX {
+                fate = Fate::Lost;
+            }
+            self.rules.count(link, fate);
             match fate {
                 Fate::Passes => self.send(to, frame),
-                Fate::Late(_) if self.late.len() >= LATE_FRAMES_MAX => {
-                    self.rules.count(link, Fate::Lost);
-                    continue;
-                }
                 Fate::Late(late) => self.hold(link, late, frame),
                 Fate::Cut | Fate::Lost => {}
             }
-            self.rules.count(link, fate);
         }
     }
 
