@@ -16,6 +16,13 @@ LOCKED := $(if $(CI),--locked)
 
 ARGS ?=
 
+# Of `make jepsen`; docs/fault-tests.md says what they mean. Without a SEED one is chosen and told.
+SEED ?=
+NEMESIS ?= all
+TIME ?= 60s
+NODES ?= 3
+NETWORK ?= best
+
 .PHONY: help
 help: ## List the targets and variables
 	@echo "Accord: make TARGET [VARIABLE=value]"
@@ -23,7 +30,9 @@ help: ## List the targets and variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables, also from the environment:"
-	@echo "  ARGS              more arguments: of accord dev (run), or of cargo test (test)"
+	@echo "  ARGS              more arguments: of accord dev (run), of cargo test (test), of accord-jepsen run (jepsen)"
+	@echo "  SEED, NEMESIS, TIME, NODES, NETWORK"
+	@echo "                    of jepsen [chosen, all, 60s, 3, best]"
 	@echo "  ACCORD_CACHE      builds kept outside the checkout [~/.cache/accord]"
 	@echo "  CARGO_TARGET_DIR  what cargo builds [\$$ACCORD_CACHE/target]"
 	@echo "  ROCKSDB_LIB_DIR   a librocksdb.a to link [built once under \$$ACCORD_CACHE/rocksdb]"
@@ -59,6 +68,12 @@ fix: setup ## Format the code and apply what clippy can mend by itself
 bench: setup ## Build what is measured, and say how
 	@$(WITH_ENV) cargo build --release $(LOCKED) --bin accord
 	@$(WITH_ENV) echo "bench: built $$CARGO_TARGET_DIR/release/accord; docs/benchmarks.md has the cases, the commands and the last results."
+
+.PHONY: jepsen
+jepsen: setup ## Fault tests on real clusters: make jepsen SEED=7 NEMESIS=kill,power_loss TIME=60s
+	@$(WITH_ENV) cargo build --release $(LOCKED) --package accord --package accord-jepsen --bin accord --bin accord-jepsen
+	@$(WITH_ENV) exec "$$CARGO_TARGET_DIR/release/accord-jepsen" run $(if $(SEED),--seed $(SEED)) \
+		--nemesis $(NEMESIS) --time $(TIME) --nodes $(NODES) --network $(NETWORK) $(ARGS)
 
 .PHONY: env
 env: ## Print where builds are kept, as lines that a shell can evaluate
