@@ -63,7 +63,7 @@ async fn campaign_in_turn(group: Arc<Group>, turn: u32, dead: Option<NodeId>) {
         // After a restart a replica takes the leader of its last vote for one, dead or alive.
         let led = leader.is_some_and(|leader| Some(leader) != dead && shared.is_up(leader));
         let returned = dead.is_some_and(|dead| shared.is_up(dead));
-        if led || returned || shared.is_stopping() {
+        if led || returned || group.is_recovering() || shared.is_stopping() {
             return;
         }
         match dead {

@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     Feed = 11,
     Ephemeral = 12,
     Status = 13,
+    /// Asks a voter for its term on behalf of one that has lost its memory.
+    Inquire = 14,
 }
 
 impl Kind {
@@ -37,6 +39,7 @@ impl Kind {
             11 => Kind::Feed,
             12 => Kind::Ephemeral,
             13 => Kind::Status,
+            14 => Kind::Inquire,
             _ => return None,
         })
     }
@@ -62,7 +65,7 @@ mod tests {
         let known = (0..=255u8).filter_map(Kind::from_byte);
         assert_eq!(
             known.map(Kind::byte).collect::<Vec<_>>(),
-            (1..=13).collect::<Vec<_>>()
+            (1..=14).collect::<Vec<_>>()
         );
     }
 }

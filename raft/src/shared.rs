@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 
 use accord_storage::GroupId;
 use accord_storage::Store;
+use tokio::sync::Semaphore;
 use tokio::sync::watch;
 
 use crate::api::Delivery;
@@ -15,9 +16,13 @@ use crate::api::NodeOptions;
 use crate::consensus::ConsensusOptions;
 use crate::group::Group;
 use crate::group::Replica;
+use crate::recovery::Recovery;
 use crate::transport::NodeId;
 use crate::transport::Peer;
 use crate::transport::Transport;
+
+/// States hashed at the same time: each reads a group's whole history.
+const HASHES_AT_ONCE_MAX: usize = 2;
 
 pub(crate) struct Shared {
     pub(crate) options: NodeOptions,
@@ -26,6 +31,9 @@ pub(crate) struct Shared {
     pub(crate) delivery: Arc<dyn Delivery>,
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) draining: watch::Sender<bool>,
+    pub(crate) recovery: Recovery,
+    /// Hashing a state reads all of it, so few do so at a time.
+    pub(crate) hashing: Arc<Semaphore>,
     transport: OnceLock<Transport>,
     groups: Mutex<HashMap<GroupId, Arc<Group>>>,
 }
@@ -34,6 +42,7 @@ impl Shared {
     pub(crate) fn new(
         options: NodeOptions,
         store: Store,
+        recovery: Recovery,
         delivery: Arc<dyn Delivery>,
     ) -> Arc<Shared> {
         let consensus = ConsensusOptions {
@@ -50,6 +59,8 @@ impl Shared {
             delivery,
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
+            recovery,
+            hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
             transport: OnceLock::new(),
             groups: Mutex::new(HashMap::new()),
         })
