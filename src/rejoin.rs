@@ -41,10 +41,7 @@ enum RejoinError {
 }
 
 /// Does it and says so.
-#[expect(
-    clippy::print_stdout,
-    reason = "what was done is the command's output"
-)]
+#[expect(clippy::print_stdout, reason = "what was done is the command's output")]
 pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let node = options.node;
     let config = Config::load(&options.config, node, &options.overrides)?;

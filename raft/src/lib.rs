@@ -24,6 +24,7 @@ mod peers;
 mod pending;
 mod recovery;
 mod remote;
+mod room;
 mod rows;
 mod service;
 mod shared;

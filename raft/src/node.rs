@@ -48,6 +48,7 @@ use crate::recovery::Recovery;
 use crate::remote;
 use crate::remote::ReadRequest;
 use crate::remote::StatusAnswer;
+use crate::room;
 use crate::service::PeerService;
 use crate::shared::Shared;
 use crate::state_hash;
@@ -124,6 +125,7 @@ impl Node {
             tokio::spawn(recovery::run(Arc::clone(&node.shared)));
         }
         tokio::spawn(introduce_nodes(Arc::clone(&node.shared)));
+        tokio::spawn(room::run(Arc::clone(&node.shared)));
         Ok(node)
     }
 
@@ -186,8 +188,8 @@ impl Node {
     }
 
     async fn command(&self, command: EncodedCommand) -> Result<Verdict, WriteError> {
-        self.admit()?;
         let directory = self.shared.directory();
+        self.admit(&directory)?;
         let Some(answer) = directory.lane().submit(command, self.deadline()) else {
             return Err(WriteError::Busy);
         };
@@ -239,10 +241,10 @@ impl Node {
     /// Sends a message on its way. It has its place behind all that this node sent to the channel
     /// before when this returns.
     pub fn submit(&self, channel: &Arc<Channel>, draft: Draft) -> Pending {
-        if let Err(error) = self.admit() {
+        let group = self.group(channel);
+        if let Err(error) = self.admit(&group) {
             return Pending::refused(error);
         }
-        let group = self.group(channel);
         group.wake();
         let head = group.open_replica().map_or(0, |replica| replica.tap.head());
         match group
@@ -486,10 +488,7 @@ impl Node {
     ///
     /// # Errors
     /// `Busy` while others are being made, `Storage` if the state cannot be read.
-    pub async fn state_hash(
-        &self,
-        channel: &Arc<Channel>,
-    ) -> Result<Option<StateHash>, ReadError> {
+    pub async fn state_hash(&self, channel: &Arc<Channel>) -> Result<Option<StateHash>, ReadError> {
         match self.group(channel).open_replica() {
             Some(replica) => state_hash::of(&self.shared, &replica).await,
             None => Ok(None),
@@ -567,11 +566,11 @@ impl Node {
         }
     }
 
-    fn admit(&self) -> Result<(), WriteError> {
+    fn admit(&self, group: &Group) -> Result<(), WriteError> {
         if self.shared.is_draining() {
             return Err(WriteError::Stopping);
         }
-        if !self.shared.store.has_room() {
+        if !room::for_writes(group) {
             return Err(WriteError::NoRoom);
         }
         Ok(())

@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Status = 13,
     /// Asks a voter for its term on behalf of one that has lost its memory.
     Inquire = 14,
+    /// The sender is short of disk space.
+    NoRoom = 15,
 }
 
 impl Kind {
@@ -40,6 +42,7 @@ impl Kind {
             12 => Kind::Ephemeral,
             13 => Kind::Status,
             14 => Kind::Inquire,
+            15 => Kind::NoRoom,
             _ => return None,
         })
     }
@@ -65,7 +68,7 @@ mod tests {
         let known = (0..=255u8).filter_map(Kind::from_byte);
         assert_eq!(
             known.map(Kind::byte).collect::<Vec<_>>(),
-            (1..=14).collect::<Vec<_>>()
+            (1..=15).collect::<Vec<_>>()
         );
     }
 }

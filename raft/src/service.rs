@@ -7,6 +7,7 @@ use std::time::Duration;
 use accord_storage::GroupId;
 use bytes::Buf;
 use bytes::Bytes;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::api::Consistency;
@@ -24,6 +25,7 @@ use crate::remote;
 use crate::remote::FeedRequest;
 use crate::remote::ReadRequest;
 use crate::remote::StatusAnswer;
+use crate::room;
 use crate::shared::Shared;
 use crate::transport::Admitted;
 use crate::transport::Disk;
@@ -55,6 +57,11 @@ impl PeerService {
                         return Err(error.to_string());
                     }
                 };
+                // What says nothing but that there is a leader takes no room.
+                if !request.entries.is_empty() && !self.shared.store.has_reserve() {
+                    reply.refuse("this node's disk is too full for entries");
+                    return Ok(());
+                }
                 self.shared.group(GroupId(group)).append(request, reply);
             }
             Kind::Submit => self.submit(body, reply),
@@ -66,6 +73,10 @@ impl PeerService {
                     );
                     self.shared.delivery.ephemeral(channel, &event);
                 }
+                reply.ok(Bytes::new());
+            }
+            Kind::NoRoom => {
+                self.shared.shortage.told(from, Instant::now());
                 reply.ok(Bytes::new());
             }
             Kind::Vote
@@ -99,10 +110,10 @@ impl PeerService {
         if let Err(error) = Part::peek(&body) {
             return reply.refuse(&error.to_string());
         }
-        if !self.shared.store.has_room() {
+        let group = self.shared.group(group);
+        if !room::for_writes(&group) {
             return reply.ok(crate::group::submit::Submitted::NoRoom.encode());
         }
-        let group = self.shared.group(group);
         wake(&group);
         group.lane().part(body, reply);
     }
@@ -202,9 +213,12 @@ async fn answer(
                 let term = consensus.on_inquiry(from).await?;
                 Ok(Bytes::copy_from_slice(&term.to_le_bytes()))
             }
-            Kind::Append | Kind::Submit | Kind::Ephemeral | Kind::Read | Kind::Feed => {
-                Err("not answered here".into())
-            }
+            Kind::Append
+            | Kind::Submit
+            | Kind::Ephemeral
+            | Kind::NoRoom
+            | Kind::Read
+            | Kind::Feed => Err("not answered here".into()),
         };
     }
     let found = match kind {
@@ -263,7 +277,9 @@ fn group_of(kind: Kind, body: &Bytes) -> Result<GroupId, String> {
             Ok(bytes) => u64::from_le_bytes(bytes),
             Err(_) => return Err("a request without a group".into()),
         },
-        Kind::Append | Kind::Submit | Kind::Ephemeral => return Err("not answered here".into()),
+        Kind::Append | Kind::Submit | Kind::Ephemeral | Kind::NoRoom => {
+            return Err("not answered here".into());
+        }
     };
     Ok(GroupId(group))
 }

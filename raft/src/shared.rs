@@ -17,6 +17,7 @@ use crate::consensus::ConsensusOptions;
 use crate::group::Group;
 use crate::group::Replica;
 use crate::recovery::Recovery;
+use crate::room::Shortage;
 use crate::transport::NodeId;
 use crate::transport::Peer;
 use crate::transport::Transport;
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) recovery: Recovery,
+    pub(crate) shortage: Shortage,
     /// Hashing a state reads all of it, so few do so at a time.
     pub(crate) hashing: Arc<Semaphore>,
     transport: OnceLock<Transport>,
@@ -60,6 +62,7 @@ impl Shared {
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             recovery,
+            shortage: Shortage::default(),
             hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
             transport: OnceLock::new(),
             groups: Mutex::new(HashMap::new()),

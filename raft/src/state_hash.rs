@@ -31,7 +31,11 @@ pub(crate) async fn of(
     let Ok(permit) = Arc::clone(&shared.hashing).try_acquire_owned() else {
         return Err(ReadError::Busy);
     };
-    let view = replica.consensus.group().snapshot().map_err(storage_error)?;
+    let view = replica
+        .consensus
+        .group()
+        .snapshot()
+        .map_err(storage_error)?;
     let hashed = tokio::task::spawn_blocking(move || {
         // Held until the work is done, whether or not anybody still waits for it.
         let _permit = permit;

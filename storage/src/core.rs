@@ -20,6 +20,7 @@ pub struct Core {
     pub counters: Counters,
     pub groups: Registry,
     pub has_room: AtomicBool,
+    pub has_reserve: AtomicBool,
     pub stop: Stop,
     pub alarm: Alarm,
     /// Makes the next write fail, since a disk does not do so when asked.

@@ -88,6 +88,12 @@ impl Group {
         }
     }
 
+    /// Reports that what is stored contradicts itself at `index` (0 when it is not
+    /// in the log), which ends the process as any other damage does.
+    pub fn damaged(&self, index: u64, detail: impl Into<String>) -> Error {
+        self.shared().corrupt(index, detail.into())
+    }
+
     /// The value of a row, as written.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         self.shared().get(table, key)

@@ -66,6 +66,7 @@ impl Store {
             counters: Counters::default(),
             groups: Registry::default(),
             has_room: AtomicBool::new(true),
+            has_reserve: AtomicBool::new(true),
             stop: Stop::default(),
             alarm: alarm.clone(),
             #[cfg(test)]
@@ -145,6 +146,13 @@ impl Store {
     /// found at most a second ago.
     pub fn has_room(&self) -> bool {
         self.core().has_room.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has room at least for what others have decided: half of what
+    /// [`has_room`](Self::has_room) asks for. The rest is for flushes and
+    /// compactions.
+    pub fn has_reserve(&self) -> bool {
+        self.core().has_reserve.load(Ordering::Relaxed)
     }
 
     /// Whether more waits to be written than the disk keeps up with. Producers

@@ -394,8 +394,7 @@ impl Group {
 /// A group that recovered in an earlier life of this process. If its mark cannot be read it counts
 /// as recovering, which is safe.
 fn is_marked_recovered(shared: &Shared, id: GroupId) -> bool {
-    shared.recovery.concerns(id)
-        && matches!(shared.store.fact(&recovery::mark_of(id)), Ok(Some(_)))
+    shared.recovery.concerns(id) && matches!(shared.store.fact(&recovery::mark_of(id)), Ok(Some(_)))
 }
 
 async fn leader_read_index(consensus: &Consensus) -> Result<u64, ReadError> {

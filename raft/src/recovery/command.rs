@@ -63,4 +63,3 @@ pub fn rejoin(options: &RejoinOptions) -> Result<Rejoined, storage::OpenError> {
         incarnation,
     })
 }
-

@@ -51,9 +51,15 @@ struct Replica {
 
 #[derive(Clone, Debug)]
 enum Body {
-    Vote { last: (u64, usize) },
+    Vote {
+        last: (u64, usize),
+    },
     Granted,
-    Append { from: usize, entries: Vec<Entry>, commit: usize },
+    Append {
+        from: usize,
+        entries: Vec<Entry>,
+        commit: usize,
+    },
     Matches(usize),
     Conflicts,
 }
@@ -239,7 +245,10 @@ impl World {
                     self.messages.retain(|message| !stale(message));
                 }
                 let count = self.nodes.len();
-                let others: Vec<u64> = (0..count).filter(|o| *o != node).map(|o| o as u64).collect();
+                let others: Vec<u64> = (0..count)
+                    .filter(|o| *o != node)
+                    .map(|o| o as u64)
+                    .collect();
                 let term_of = |other: u64| told.get(&usize::try_from(other).unwrap()).copied();
                 let replica = &mut self.nodes[node];
                 match rules::promised_term(&others, term_of) {
@@ -284,9 +293,7 @@ impl World {
     }
 
     fn deliver(&mut self, message: Message) -> Result<(), String> {
-        let Message {
-            from, to, term, ..
-        } = message;
+        let Message { from, to, term, .. } = message;
         if matches!(self.nodes[to].standing, Standing::Inquiring(_)) {
             return Ok(());
         }
@@ -376,7 +383,10 @@ impl World {
         {
             return Err(format!("{other} and {node} lead term {}", replica.term));
         }
-        let lost = self.committed.iter().find(|entry| !replica.log.contains(entry));
+        let lost = self
+            .committed
+            .iter()
+            .find(|entry| !replica.log.contains(entry));
         if let Some(entry) = lost.filter(|entry| entry.0 < replica.term) {
             return Err(format!("leader {node} lacks the committed {entry:?}"));
         }

@@ -174,10 +174,7 @@ async fn catch_up(group: &Arc<Group>) -> Result<Arc<Replica>, ReadError> {
 ///
 /// # Errors
 /// `Stopping`, or `Storage` if the vote cannot be saved.
-pub(crate) async fn promise(
-    group: &Arc<Group>,
-    stored: &storage::Group,
-) -> Result<(), ReadError> {
+pub(crate) async fn promise(group: &Arc<Group>, stored: &storage::Group) -> Result<(), ReadError> {
     let this_node = group.shared.node();
     let others: Vec<NodeId> = group.replicas().map_or_else(Vec::new, |replicas| {
         let others = replicas.into_iter().filter(|node| *node != this_node);
