@@ -107,6 +107,16 @@ impl Engine {
     /// Opens the database in `dir`, which is made when missing. A record that a
     /// crash left unfinished is cut off; any other flaw is refused.
     pub fn open(dir: &Path, options: &Options, alarm: &Alarm) -> Result<Self, OpenError> {
+        let foreign = wal::foreign_record(dir).map_err(|source| OpenError::Io {
+            path: dir.to_path_buf(),
+            source,
+        })?;
+        if let Some(file) = foreign {
+            return Err(OpenError::Damaged {
+                file,
+                detail: "a record is of a kind that was never written".into(),
+            });
+        }
         let first = match Self::open_strictly(dir, options, alarm) {
             Err(error @ OpenError::Damaged { .. }) => error,
             opened_or_refused => return opened_or_refused,

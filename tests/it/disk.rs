@@ -287,6 +287,8 @@ fn writes_are_refused_before_a_disk_is_full_and_go_on_when_there_is_room() {
         // One follower is: the others go on, and it follows until its reserve begins.
         disk(&disks, others[0]).fill(FREE_BYTES_MIN / 2 - 4 * MEBIBYTE);
         wait_refused(&cluster, others[0], &channel).await;
+        wait_taken(&cluster, leader, &channel, "without one").await;
+        wait_taken(&cluster, others[1], &channel, "without one").await;
         let more = fill(
             &cluster.apis(&[leader, others[1]]),
             &channel,
