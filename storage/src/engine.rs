@@ -134,9 +134,10 @@ impl Engine {
             .map_err(|error| explain(dir, error.into_string()))
     }
 
-    /// Whether nothing was ever written.
-    pub fn is_new(&self) -> bool {
-        self.db.latest_sequence_number() == 0
+    /// How many steps were ever written, those of all batches together: it
+    /// never goes back as long as nothing is lost.
+    pub fn sequence(&self) -> u64 {
+        self.db.latest_sequence_number()
     }
 
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {

@@ -9,6 +9,7 @@
 //! - Applied rows and the applied position change together, and are never
 //!   ahead of the log on disk.
 //! - A snapshot is installed wholly or not at all.
+//! - A directory that lost acknowledged writes is noticed when it is opened.
 //! - After a failed write nothing is accepted, and a damaged directory is
 //!   refused by name, never served from what is left of it.
 //!
@@ -24,6 +25,7 @@ mod group;
 mod install;
 mod keys;
 mod layout;
+mod mark;
 mod options;
 mod queue;
 mod read;
