@@ -21,12 +21,17 @@ mod codec;
 mod core;
 mod engine;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod install;
 mod keys;
 mod layout;
 mod mark;
 mod options;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod queue;
 mod read;
 mod records;

@@ -123,7 +123,7 @@ impl Mark {
     }
 }
 
-fn encode(sequence: u64) -> [u8; SLOT_BYTES] {
+pub fn encode(sequence: u64) -> [u8; SLOT_BYTES] {
     let mut slot = [0; SLOT_BYTES];
     slot[..8].copy_from_slice(&sequence.to_be_bytes());
     slot[8..].copy_from_slice(&checksum(sequence).to_be_bytes());
@@ -131,7 +131,7 @@ fn encode(sequence: u64) -> [u8; SLOT_BYTES] {
 }
 
 /// The higher of the slots that are whole.
-fn decode(bytes: &[u8]) -> Option<u64> {
+pub fn decode(bytes: &[u8]) -> Option<u64> {
     let slots = [Some(bytes), bytes.get(SLOT_SPACING as usize..)];
     slots.into_iter().flatten().filter_map(decode_slot).max()
 }

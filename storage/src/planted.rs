@@ -36,22 +36,23 @@ pub fn forget_when_installing(forgotten: fn(GroupId, &[u8]) -> bool) {
 }
 
 /// No write is brought to the disk before its callers are told.
-pub fn ack_before_fsync() -> bool {
+pub(crate) fn ack_before_fsync() -> bool {
     is_planted(ACK_BEFORE_FSYNC)
 }
 
 /// Rows and applied marks are brought to the disk, and the log entries that
 /// they come from are not: they stay in memory until RocksDB flushes.
-pub fn applied_before_log() -> bool {
+pub(crate) fn applied_before_log() -> bool {
     is_planted(APPLIED_BEFORE_LOG)
 }
 
-/// Whether the row is left out of a snapshot that is installed.
-pub fn is_forgotten(group: GroupId, item: &Item<'_>) -> bool {
-    match (item, FORGOTTEN.get()) {
-        (Item::State { key, .. }, Some(forgotten)) => forgotten(group, key),
-        _ => false,
-    }
+/// The items of a snapshot that are installed.
+pub(crate) fn without_forgotten(group: GroupId, mut items: Vec<Item<'_>>) -> Vec<Item<'_>> {
+    items.retain(|item| match (item, FORGOTTEN.get()) {
+        (Item::State { key, .. }, Some(forgotten)) => !forgotten(group, key),
+        _ => true,
+    });
+    items
 }
 
 fn is_planted(name: &str) -> bool {

@@ -54,7 +54,9 @@ pub fn run(core: &Core, dir: &Path, free_bytes_min: u64) {
             return;
         }
         if let Err(error) = core.mark.sync() {
-            core.fail(format!("the fsync of the acknowledged mark failed: {error}"));
+            core.fail(format!(
+                "the fsync of the acknowledged mark failed: {error}"
+            ));
             return;
         }
     }

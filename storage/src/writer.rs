@@ -55,6 +55,8 @@ fn write(core: &Core, taken: &Taken, scratch: &mut Vec<u8>) -> Result<(), String
         core.engine.add(&mut batch, step, scratch);
     }
     let sync = taken.ops.iter().any(|op| op.sync);
+    #[cfg(feature = "planted-bugs")]
+    let sync = sync && !crate::planted::ack_before_fsync();
     if batch.is_empty() && !sync {
         return Ok(());
     }

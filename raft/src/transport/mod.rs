@@ -21,6 +21,8 @@ mod call;
 mod calls;
 mod dial;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handshake;
 mod hello;
 mod lane;

@@ -1,0 +1,14 @@
+//! Nothing, unless the feature `fuzzing` is on: fuzz targets need a library, and the node is a
+//! program. Then it holds the modules that decode what clients and operators write.
+#![cfg(feature = "fuzzing")]
+#![allow(dead_code, reason = "the rest of each module serves the program")]
+
+mod api;
+mod app;
+mod config;
+mod counters;
+mod delivery;
+pub mod fuzzing;
+mod listen;
+mod process;
+mod socket;
