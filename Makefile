@@ -24,6 +24,7 @@ help: ## List the targets and variables
 	@echo
 	@echo "Variables, also from the environment:"
 	@echo "  ARGS              more arguments: of accord dev (run), or of cargo test (test)"
+	@echo "  TARGET, TIME      fuzz targets, and seconds for each [all, 60] (fuzz)"
 	@echo "  ACCORD_CACHE      builds kept outside the checkout [~/.cache/accord]"
 	@echo "  CARGO_TARGET_DIR  what cargo builds [\$$ACCORD_CACHE/target]"
 	@echo "  ROCKSDB_LIB_DIR   a librocksdb.a to link [built once under \$$ACCORD_CACHE/rocksdb]"
@@ -59,6 +60,19 @@ fix: setup ## Format the code and apply what clippy can mend by itself
 bench: setup ## Build what is measured, and say how
 	@$(WITH_ENV) cargo build --release $(LOCKED) --bin accord
 	@$(WITH_ENV) echo "bench: built $$CARGO_TARGET_DIR/release/accord; docs/benchmarks.md has the cases, the commands and the last results."
+
+# Nightly, because libFuzzer needs its sanitizers. What is found besides crashes goes to fuzz/grown,
+# which is not kept; `cargo fuzz tmin` makes a find small enough for fuzz/corpus.
+TARGET ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
+TIME ?= 60
+.PHONY: fuzz
+fuzz: setup ## Run fuzz targets (TARGET, all by default) for TIME seconds each; needs nightly and cargo-fuzz
+	@$(WITH_ENV) for target in $(TARGET); do \
+		echo "fuzz: $$target for $(TIME) s"; \
+		mkdir -p fuzz/grown/$$target; \
+		CARGO_TARGET_DIR="$$CARGO_TARGET_DIR/fuzz" cargo +nightly fuzz run $$target fuzz/grown/$$target fuzz/corpus/$$target \
+			-- -max_total_time=$(TIME) -max_len=4096 -malloc_limit_mb=256 -rss_limit_mb=2048 -timeout=10; \
+	done
 
 .PHONY: env
 env: ## Print where builds are kept, as lines that a shell can evaluate

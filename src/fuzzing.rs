@@ -44,7 +44,7 @@ pub fn api_query(bytes: &[u8]) {
     let Ok(query) = Query::parse(Some(text)) else {
         return;
     };
-    for name in ["after", "before", "limit"] {
+    for name in ["after", "before", "cursor", "limit"] {
         if let Ok(Some(seq)) = query.seq(name) {
             let digits = query.text(name).ok().flatten().unwrap_or_default();
             let digits = digits.trim_start_matches('0');
@@ -117,6 +117,7 @@ mod tests {
             "api_query",
             &[
                 seed("page", "after=41&limit=50&consistency=stale"),
+                seed("cursor", "cursor=18446744073709551615&limit=1000"),
                 seed("username", "username=100%%20me+%C3%A4&publish_only=true"),
                 seed("id", &format!("after={id}&limit=0")),
             ],

@@ -11,7 +11,8 @@ use crate::{keys, mark, records, wal};
 /// A snapshot's chunk as it came, and as if its checksum were right.
 pub fn snapshot_chunk(bytes: &[u8]) {
     let _ = Progress::default().accept(bytes);
-    let Ok((_, items)) = chunk::parse(&chunk::sealed(bytes)) else {
+    let sealed = chunk::sealed(bytes);
+    let Ok((_, items)) = chunk::parse(&sealed) else {
         return;
     };
     assert!(items.len() <= bytes.len(), "items out of nothing");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::types;
 use super::wire;
 use crate::fuzzing::settles;
-use crate::group::Submitted;
+use crate::group::submit::Submitted;
 use crate::remote::FeedRequest;
 use crate::remote::ReadRequest;
 use crate::remote::StatusAnswer;
