@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Changed copies of each file.
+/// Changed copies of each file; `ACCORD_FUZZ_COPIES` asks for more.
 const COPIES: u64 = 300;
 /// The corpus stays small: what fuzzing finds is minimised before it is kept.
 const FILE_BYTES_MAX: usize = 4096;
@@ -14,6 +14,9 @@ const FILE_BYTES_MAX: usize = 4096;
 pub fn feed(name: &str, target: impl Fn(&[u8])) {
     let files = files(name);
     assert!(!files.is_empty(), "the target {name} has no corpus");
+    let copies = std::env::var("ACCORD_FUZZ_COPIES").map_or(COPIES, |copies| {
+        copies.parse().expect("ACCORD_FUZZ_COPIES is a number")
+    });
     for (path, bytes) in files {
         assert!(
             bytes.len() <= FILE_BYTES_MAX,
@@ -22,7 +25,7 @@ pub fn feed(name: &str, target: impl Fn(&[u8])) {
         );
         target(&bytes);
         let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ bytes.len() as u64);
-        for _ in 0..COPIES {
+        for _ in 0..copies {
             target(&changed(&bytes, &mut random));
         }
     }
