@@ -15,6 +15,7 @@
 //!   fails.
 
 mod api;
+pub mod checker;
 mod cluster;
 mod config;
 mod guard;

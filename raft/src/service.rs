@@ -177,7 +177,10 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
                 let index = group.confirm().await.map_err(text)?;
                 Ok(Bytes::copy_from_slice(&index.to_le_bytes()))
             }
-            Kind::Status => Ok(StatusAnswer::new(&group.status(), replica.tap.head()).encode()),
+            Kind::Status => {
+                let head = replica.tap.head();
+                Ok(StatusAnswer::new(&group.status(), head, group.is_standing()).encode())
+            }
             Kind::Append | Kind::Submit | Kind::Ephemeral | Kind::Read | Kind::Feed => {
                 Err("not answered here".into())
             }

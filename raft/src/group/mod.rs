@@ -12,6 +12,7 @@ pub(crate) mod tap;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::Weak;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ pub(crate) struct Group {
     replica: OnceCell<Arc<Replica>>,
     lane: LaneHandle,
     appends: OnceLock<mpsc::Sender<(AppendRequest, Reply)>>,
+    /// Whether this node stands for election.
+    standing: AtomicBool,
 }
 
 /// This node's copy of a group.
@@ -82,6 +85,7 @@ impl Group {
                 shared.stopping.subscribe(),
             ),
             appends: OnceLock::new(),
+            standing: AtomicBool::new(false),
             shared,
         })
     }
@@ -332,6 +336,17 @@ impl Group {
         replica.confirmations.index(run).await
     }
 
+    /// Says that this node stands for election, until the answer is dropped.
+    pub(crate) fn stand(self: &Arc<Self>) -> Standing {
+        let standing = Standing(Arc::clone(self));
+        standing.step_forward();
+        standing
+    }
+
+    pub(crate) fn is_standing(&self) -> bool {
+        self.standing.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn status(&self) -> GroupStatus {
         self.open_replica()
             .map_or_else(GroupStatus::default, |replica| {
@@ -345,6 +360,26 @@ impl Group {
                     last_term: log.last.map_or(0, |id| id.term),
                 }
             })
+    }
+}
+
+/// A candidacy that other candidates can see.
+pub(crate) struct Standing(Arc<Group>);
+
+impl Standing {
+    pub(crate) fn step_forward(&self) {
+        self.0.standing.store(true, Ordering::Relaxed);
+    }
+
+    /// This node cannot win for now; the others need not wait for it.
+    pub(crate) fn step_back(&self) {
+        self.0.standing.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.step_back();
     }
 }
 
