@@ -1,9 +1,10 @@
 //! The single thread that writes: group commit.
 //!
 //! It takes all that waits, writes it as one atomic batch with at most one
-//! fsync, notes that in the acknowledged mark, and only then tells the callers. While the disk works the next batch
-//! gathers; nothing ever waits on a timer. A failed write ends everything: what
-//! reached the disk is unknown, and a second fsync may falsely succeed.
+//! fsync, notes that in the acknowledged mark, and only then tells the callers.
+//! While the disk works the next batch gathers; nothing ever waits on a timer. A
+//! failed write ends everything: what reached the disk is unknown, and a second
+//! fsync may falsely succeed.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -28,14 +29,14 @@ pub fn run(core: &Core) {
         }
     }
     if core.queue.check().is_ok()
-        && let Err(reason) = finish(core)
+        && let Err(reason) = bring_to_disk(core)
     {
         core.fail(format!("the last fsync failed: {reason}"));
     }
 }
 
 /// Brings to the disk what was written without an fsync of its own.
-fn finish(core: &Core) -> Result<(), String> {
+fn bring_to_disk(core: &Core) -> Result<(), String> {
     core.engine.sync()?;
     acknowledge(core)?;
     core.mark.sync().map_err(|error| error.to_string())
