@@ -10,5 +10,7 @@ mod counters;
 mod delivery;
 pub mod fuzzing;
 mod listen;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod process;
 mod socket;
