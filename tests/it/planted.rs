@@ -44,7 +44,7 @@ fn stream_off_by_one_misses_a_message() {
         let cluster = planted(1, "stream_off_by_one", RaftOptions::default()).await;
         let api = cluster.api(1);
         let channel = api.new_channel().await.unwrap();
-        fill(&[api.clone()], &channel, "before", 5).await;
+        fill(std::slice::from_ref(&api), &channel, "before", 5).await;
         // Whatever is in memory of them goes.
         cluster.restart(1).await.unwrap();
         let resumed = ConnectOptions::plain("ann").after(2);
