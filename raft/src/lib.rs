@@ -14,6 +14,9 @@ mod consensus;
 mod directory;
 mod failover;
 mod feed;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod history;
 pub mod machine;
@@ -22,6 +25,8 @@ pub mod names;
 mod node;
 mod peers;
 mod pending;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod recovery;
 mod remote;
 mod room;

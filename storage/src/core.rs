@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::alarm::Alarm;
 use crate::engine::Engine;
+use crate::mark::Mark;
 use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::space::Stop;
@@ -15,6 +16,7 @@ use crate::writer;
 /// the directory is released only after RocksDB is closed.
 pub struct Core {
     pub engine: Engine,
+    pub mark: Mark,
     pub _lock: Lock,
     pub queue: Queue,
     pub counters: Counters,

@@ -9,6 +9,7 @@
 //! - Applied rows and the applied position change together, and are never
 //!   ahead of the log on disk.
 //! - A snapshot is installed wholly or not at all.
+//! - A directory that lost acknowledged writes is noticed when it is opened.
 //! - After a failed write nothing is accepted, and a damaged directory is
 //!   refused by name, never served from what is left of it.
 //!
@@ -22,11 +23,17 @@ mod codec;
 mod core;
 mod engine;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod install;
 mod keys;
 mod layout;
+mod mark;
 mod options;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod queue;
 mod read;
 mod records;

@@ -22,6 +22,8 @@ mod calls;
 mod dial;
 mod disk;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handshake;
 mod hello;
 mod lane;
