@@ -15,6 +15,7 @@
 //!   fails.
 
 mod api;
+pub mod checker;
 mod cluster;
 mod config;
 mod guard;
@@ -24,10 +25,13 @@ pub mod nemesis;
 mod ports;
 mod process;
 pub mod raw;
+pub mod report;
 mod rng;
+pub mod run;
 mod socket;
 pub mod wait;
 mod wire;
+pub mod workload;
 pub mod world;
 
 pub use api::{Api, ApiError, Consistency, link_next, percent_encode, post_until_acknowledged};
