@@ -238,7 +238,7 @@ pub(crate) fn write_seeds() {
         ),
         (
             "status",
-            StatusAnswer::new(&GroupStatus::default(), 7).encode(),
+            StatusAnswer::new(&GroupStatus::default(), 7, true).encode(),
         ),
         (
             "membership",
