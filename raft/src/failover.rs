@@ -87,7 +87,8 @@ async fn campaign_in_turn(group: Arc<Group>, order: Vec<NodeId>, dead: Option<No
             return;
         };
         let returned = dead.is_some_and(|dead| shared.is_up(dead));
-        if is_led(&replica, &shared, dead) || returned || shared.is_stopping() {
+        let recovering = group.is_recovering();
+        if is_led(&replica, &shared, dead) || returned || recovering || shared.is_stopping() {
             return;
         }
         // The first of a fresh group has nobody to ask: a pre-vote harms nobody.

@@ -27,14 +27,21 @@ mod peers;
 mod pending;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
+mod recovery;
 mod remote;
+mod room;
 mod rows;
 mod service;
 mod shared;
+mod state_hash;
 pub mod transport;
 
 pub use api::*;
 pub use node::Node;
 pub use node::StartError;
 pub use pending::Pending;
+pub use recovery::command::OldData;
+pub use recovery::command::RejoinOptions;
+pub use recovery::command::Rejoined;
+pub use recovery::command::rejoin;
 pub use transport::NodeId;

@@ -142,6 +142,7 @@ enum WireError {
     Busy,
     Stopping,
     Storage(String),
+    Recovering,
 }
 
 pub(crate) fn encode_answer(result: Result<Messages, ReadError>) -> Bytes {
@@ -156,6 +157,7 @@ pub(crate) fn encode_answer(result: Result<Messages, ReadError>) -> Bytes {
             ReadError::Busy => WireError::Busy,
             ReadError::Stopping => WireError::Stopping,
             ReadError::Storage(text) => WireError::Storage(text),
+            ReadError::Recovering => WireError::Recovering,
         }),
     };
     codec::encode(&answer).into()
@@ -175,6 +177,7 @@ pub(crate) fn decode_answer(body: &[u8]) -> Result<Messages, ReadError> {
             WireError::Busy => ReadError::Busy,
             WireError::Stopping => ReadError::Stopping,
             WireError::Storage(text) => ReadError::Storage(text),
+            WireError::Recovering => ReadError::Recovering,
         }),
         Err(Malformed { .. }) => Err(ReadError::NoLeader),
     }

@@ -17,9 +17,14 @@ use crate::consensus::ConsensusOptions;
 use crate::failover;
 use crate::group::Group;
 use crate::group::Replica;
+use crate::recovery::Recovery;
+use crate::room::Shortage;
 use crate::transport::NodeId;
 use crate::transport::Peer;
 use crate::transport::Transport;
+
+/// States hashed at the same time: each reads a group's whole history.
+const HASHES_AT_ONCE_MAX: usize = 2;
 
 pub(crate) struct Shared {
     pub(crate) options: NodeOptions,
@@ -30,6 +35,10 @@ pub(crate) struct Shared {
     pub(crate) draining: watch::Sender<bool>,
     /// Permits for elections that this node stands for.
     pub(crate) campaigns: Semaphore,
+    pub(crate) recovery: Recovery,
+    pub(crate) shortage: Shortage,
+    /// Hashing a state reads all of it, so few do so at a time.
+    pub(crate) hashing: Arc<Semaphore>,
     transport: OnceLock<Transport>,
     groups: Mutex<HashMap<GroupId, Arc<Group>>>,
 }
@@ -38,6 +47,7 @@ impl Shared {
     pub(crate) fn new(
         options: NodeOptions,
         store: Store,
+        recovery: Recovery,
         delivery: Arc<dyn Delivery>,
     ) -> Arc<Shared> {
         let consensus = ConsensusOptions {
@@ -55,6 +65,9 @@ impl Shared {
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             campaigns: Semaphore::new(failover::CAMPAIGNS_MAX),
+            recovery,
+            shortage: Shortage::default(),
+            hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
             transport: OnceLock::new(),
             groups: Mutex::new(HashMap::new()),
         })

@@ -16,6 +16,8 @@
 //! What the bytes of entries and rows mean is not known here. RocksDB is named
 //! nowhere else.
 
+mod alarm;
+mod aside;
 mod chunk;
 mod codec;
 mod core;
@@ -45,6 +47,7 @@ mod types;
 mod wal;
 mod writer;
 
+pub use aside::{Aside, set_aside};
 pub use error::{Error, OpenError};
 pub use group::{Group, KEY_BYTES_MAX};
 pub use install::Install;

@@ -68,9 +68,13 @@ pub fn check(core: &Core, dir: &Path, free_bytes_min: u64) {
         Ok(disk) => {
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
             let has_room = free >= free_bytes_min;
+            let has_reserve = free >= free_bytes_min / 2;
             core.counters.free_bytes.store(free, Ordering::Relaxed);
             if core.has_room.swap(has_room, Ordering::Relaxed) != has_room {
                 tracing::warn!(free, free_bytes_min, has_room, "disk space");
+            }
+            if core.has_reserve.swap(has_reserve, Ordering::Relaxed) != has_reserve {
+                tracing::warn!(free, has_reserve, "disk space for what others decide");
             }
         }
         Err(error) => tracing::warn!(%error, dir = %dir.display(), "free space is unknown"),

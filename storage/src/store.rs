@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::oneshot;
 
+use crate::alarm::Alarm;
 use crate::core::{Core, Lock};
 use crate::engine::{Engine, Family, Step};
 use crate::error::{Error, OpenError};
@@ -56,7 +57,8 @@ impl Store {
         fs::create_dir_all(&database).map_err(io)?;
         let lock = lock(dir)?;
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
-        let engine = Engine::open(&database, &options)?;
+        let alarm = Alarm::new(options.on_fatal.clone());
+        let engine = Engine::open(&database, &options, &alarm)?;
         let found = mark::find(dir).map_err(io)?;
         let before = engine.sequence();
         let identity = settle(&engine, found, &options)?;
@@ -75,8 +77,9 @@ impl Store {
             counters: Counters::default(),
             groups: Registry::default(),
             has_room: AtomicBool::new(true),
+            has_reserve: AtomicBool::new(true),
             stop: Stop::default(),
-            on_fatal: options.on_fatal.clone(),
+            alarm: alarm.clone(),
             #[cfg(test)]
             fault: AtomicBool::new(false),
         });
@@ -95,6 +98,7 @@ impl Store {
             space::run(&core, &database, free_bytes_min);
         });
         handle.threads().push(watcher.map_err(io)?);
+        alarm.store_is_open();
         Ok(Store { handle })
     }
 
@@ -145,13 +149,21 @@ impl Store {
     pub fn group(&self, id: GroupId) -> Result<Group, Error> {
         let core = self.core();
         core.queue.check()?;
-        core.groups.open(core, id)
+        let opened = core.groups.open(core, id);
+        opened.inspect_err(|error| core.alarm.check(error))
     }
 
     /// Whether the disk has room for new messages. A cheap read of what was
     /// found at most a second ago.
     pub fn has_room(&self) -> bool {
         self.core().has_room.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has room at least for what others have decided: half of what
+    /// [`has_room`](Self::has_room) asks for. The rest is for flushes and
+    /// compactions.
+    pub fn has_reserve(&self) -> bool {
+        self.core().has_reserve.load(Ordering::Relaxed)
     }
 
     /// Whether more waits to be written than the disk keeps up with. Producers
@@ -241,7 +253,7 @@ fn spawn(
 }
 
 /// Only one store may write here. The lock ends with the process.
-fn lock(dir: &Path) -> Result<File, OpenError> {
+pub fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join(LOCK);
     let file = File::options()
         .create(true)

@@ -42,6 +42,7 @@ fn a_forbidden_name_in_code_is_found_with_its_line() {
     check("jepsen-tests/src/a.rs", "use tokio_tungstenite as ws;", &[]);
     check("src/a.rs", "unsafe { f() }", &["src/a.rs:1 names `unsafe`"]);
     check("src/a.rs", "#![forbid(unsafe_code)]", &[]);
+    check("jepsen-tests/src/world/ioctl.rs", "unsafe { f() }", &[]);
 }
 
 #[test]
@@ -217,6 +218,20 @@ fn a_crate_outside_the_lints_is_found() {
         "Cargo.toml",
         root,
         &["Cargo.toml:1 does not forbid unsafe_code"],
+    );
+    let own = "[package]\nname = \"x\"\n[lints.clippy]\nunwrap_used = \"warn\"\n[lints.rust]\n";
+    let deny = format!("{own}unsafe_code = \"deny\"\n");
+    check("jepsen-tests/Cargo.toml", &deny, &[]);
+    check(
+        "raft/Cargo.toml",
+        &deny,
+        &["raft/Cargo.toml:1 has no `[lints] workspace = true`"],
+    );
+    let allow = format!("{own}unsafe_code = \"allow\"\n");
+    check(
+        "jepsen-tests/Cargo.toml",
+        &allow,
+        &["jepsen-tests/Cargo.toml:1 has no `[lints] workspace = true`"],
     );
     let root = format!("{root}[workspace.lints.rust]\nunsafe_code = \"forbid\" # no exceptions\n");
     check("Cargo.toml", &root, &[]);
