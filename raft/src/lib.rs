@@ -12,6 +12,7 @@ mod clock;
 mod codec;
 mod consensus;
 mod directory;
+mod edge;
 mod failover;
 mod feed;
 mod group;
@@ -26,6 +27,8 @@ mod remote;
 mod rows;
 mod service;
 mod shared;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod transport;
 
 pub use api::*;

@@ -18,6 +18,11 @@
 mod chunk;
 mod codec;
 mod core;
+mod edge;
+#[cfg(not(feature = "sim"))]
+mod engine;
+#[cfg(feature = "sim")]
+#[path = "sim/engine.rs"]
 mod engine;
 mod error;
 mod group;
@@ -29,12 +34,20 @@ mod queue;
 mod read;
 mod records;
 mod registry;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod snapshot;
+#[cfg_attr(
+    feature = "sim",
+    expect(dead_code, reason = "a simulated disk has no files and is never full")
+)]
 mod space;
 mod stats;
+mod step;
 mod store;
 mod tail;
 mod types;
+#[cfg(not(feature = "sim"))]
 mod wal;
 mod writer;
 

@@ -7,6 +7,7 @@
 mod log_store;
 mod network;
 mod raft;
+mod runtime;
 mod snapshot;
 mod state_machine;
 mod types;

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use accord_storage::Store;
 use bytes::Bytes;
@@ -37,6 +37,7 @@ use crate::clock;
 use crate::consensus::LeaderChanges;
 use crate::consensus::Proposal;
 use crate::consensus::ProposeError;
+use crate::edge;
 use crate::machine::BATCH_BYTES_MAX;
 use crate::machine::BatchBuilder;
 use crate::machine::COMMANDS_PER_BATCH_MAX;
@@ -197,7 +198,7 @@ pub(crate) fn start(
         group,
         messages: receiver,
         to_self: sender.downgrade(),
-        outbox: Outbox::new(rand::random()),
+        outbox: Outbox::new(edge::random()),
         parts: VecDeque::new(),
         calls: FuturesUnordered::new(),
         proposals: 0,
@@ -460,7 +461,7 @@ impl Lane {
         if matches!(settlement, Settlement::Outcomes(_)) {
             self.pause = PAUSE_MIN;
         }
-        let answers = self.outbox.settle(ticket, settlement, rand::random());
+        let answers = self.outbox.settle(ticket, settlement, edge::random());
         self.answer(answers);
     }
 
@@ -485,7 +486,7 @@ impl Lane {
             let visitor = self.parts.pop_front().expect("there is a front");
             visitor.reply.ok(Submitted::NotLeader(None).encode());
         }
-        let answers = self.outbox.expire(now, rand::random());
+        let answers = self.outbox.expire(now, edge::random());
         self.answer(answers);
     }
 
@@ -577,7 +578,7 @@ async fn changed(changes: &mut Option<LeaderChanges>) -> bool {
 
 async fn sleep_until(at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
+        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
