@@ -312,7 +312,10 @@ impl Lane {
             && self.sent_to != Some(leader)
         {
             // What is under way to the former leader may never be answered; sending it again is safe.
-            if self.sent_to.is_some() {
+            // A mere guess that was just refused waits for its pause: replicas that all say "not me"
+            // would otherwise be asked in turn as fast as they answer.
+            let is_known = matches!(towards, Towards::Leader(_));
+            if self.sent_to.is_some() && (is_known || !self.outbox.is_stalled()) {
                 self.outbox.resume();
             }
             self.sent_to = Some(leader);
@@ -451,10 +454,13 @@ impl Lane {
                 Settlement::Unknown
             }
         };
-        if !matches!(settlement, Settlement::Outcomes(_)) {
+        let is_refusal = !matches!(settlement, Settlement::Outcomes(_));
+        let was_stalled = self.outbox.is_stalled();
+        self.settle(ticket, settlement);
+        // Once for all that was sent to one node, and not for late answers to older tries.
+        if is_refusal && !was_stalled && self.outbox.is_stalled() {
             self.turn += 1;
         }
-        self.settle(ticket, settlement);
     }
 
     fn settle(&mut self, ticket: Ticket, settlement: Settlement) {

@@ -22,7 +22,7 @@ use crate::trace::hash;
 /// First byte of a batch of commands in an entry.
 const BATCH: u8 = 1;
 /// Steps between two looks at all rows of a replica.
-const DIGEST_EVERY_STEPS: u64 = 256;
+const DIGEST_EVERY_STEPS: u64 = 1_024;
 /// Violations kept; the first is what matters.
 const VIOLATIONS_MAX: usize = 16;
 
