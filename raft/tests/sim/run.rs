@@ -1,6 +1,7 @@
 //! One run: a cluster of some shape, faults for a while, then peace, in which everything must come
 //! right again.
 
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::time::Instant;
@@ -29,6 +30,33 @@ pub struct Outcome {
     pub lost_batches: u64,
     pub simulated_ms: u64,
     pub real_ms: u64,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Coverage {
+            acknowledged,
+            unknown,
+            refused,
+            reads,
+            leaders,
+            entries,
+            snapshots,
+            digests,
+        } = self.coverage;
+        write!(
+            f,
+            "{acknowledged} writes acknowledged, {unknown} unknown, {refused} refused; {reads} reads; \
+             {entries} entries; {leaders} leaders; {snapshots} snapshots; {digests} states compared; \
+             {} faults; {} batches lost; {} events, trace {:016x}; {} ms in {} ms",
+            self.faults,
+            self.lost_batches,
+            self.trace.1,
+            self.trace.0,
+            self.simulated_ms,
+            self.real_ms
+        )
+    }
 }
 
 /// The cluster of a seed: small ones and larger ones, quick timers and the product's own.

@@ -38,7 +38,8 @@ impl Trace {
     pub fn note(&mut self, event: fmt::Arguments<'_>) {
         let line = format!("{} {event}", self.now_ms);
         if self.shows {
-            eprintln!("{line}");
+            let thread = std::thread::current();
+            eprintln!("{}: {line}", thread.name().unwrap_or("?"));
         }
         self.hash = hash_from(self.hash, line.as_bytes());
         self.events += 1;

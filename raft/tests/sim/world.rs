@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -39,6 +40,12 @@ const FOR_EVER: Duration = Duration::from_secs(24 * 3_600);
 /// Segments that a simulated socket holds.
 const SOCKET_SEGMENTS: usize = 1_024;
 const CACHE_BYTES: usize = 1 << 20;
+/// A multiple of the number of lists in which a tokio runtime keeps its tasks.
+const TASK_LISTS: u64 = 64;
+
+/// Tasks are numbered across all runtimes of the process, and the order in which a runtime drops them
+/// follows their numbers. So one world lives at a time, and each begins at the same remainder.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// How a cluster is made.
 #[derive(Debug, Clone, Copy)]
@@ -120,6 +127,8 @@ pub struct World {
     pub disks: BTreeMap<NodeId, Disk>,
     running: BTreeMap<NodeId, bool>,
     now_ms: u64,
+    /// Dropped last.
+    _alone: MutexGuard<'static, ()>,
 }
 
 pub fn name(node: NodeId) -> String {
@@ -128,6 +137,9 @@ pub fn name(node: NodeId) -> String {
 
 impl World {
     pub fn new(shape: Shape) -> Self {
+        // A world that failed has left nothing behind that matters to the next.
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        align_task_numbers();
         accord_raft::sim::begin(shape.seed);
         let ids: Vec<NodeId> = (1..=shape.nodes).collect();
         let common = Rc::new(Common {
@@ -163,6 +175,7 @@ impl World {
             disks,
             running: ids.iter().map(|node| (*node, true)).collect(),
             now_ms: 0,
+            _alone: alone,
         }
     }
 
@@ -303,6 +316,20 @@ impl World {
             let next = probe.applied().map_or(0, |applied| applied.index + 1);
             Some(&next) == lengths.get(&probe.group()) && next == probe.computed_next()
         })
+    }
+}
+
+/// Uses numbers of tasks up until the next is a multiple of [`TASK_LISTS`].
+fn align_task_numbers() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime without drivers needs nothing of the system");
+    loop {
+        let number = runtime.spawn(async {}).id().to_string();
+        let number: u64 = number.parse().expect("a task's number is one");
+        if (number + 1).is_multiple_of(TASK_LISTS) {
+            return;
+        }
     }
 }
 
