@@ -23,7 +23,7 @@ use crate::check::Told;
 use crate::world::Common;
 
 /// Longest pause between two requests of one client.
-const THINK_MS_MAX: u64 = 60;
+const THINK_MS_MAX: u64 = 120;
 const LIMIT_MAX: u64 = 30;
 const BODY_BYTES_MAX: usize = 4_096;
 /// Requests with one key until the client gives up.

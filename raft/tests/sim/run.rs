@@ -62,7 +62,7 @@ impl fmt::Display for Outcome {
 /// The cluster of a seed: small ones and larger ones, quick timers and the product's own.
 pub fn shape(seed: u64) -> Shape {
     let nodes = if seed % 4 == 3 { 5 } else { 3 };
-    let is_quick = seed % 2 == 0;
+    let is_quick = seed.is_multiple_of(2);
     Shape {
         seed,
         nodes,

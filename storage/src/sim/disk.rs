@@ -239,7 +239,7 @@ impl Disk {
 
     pub(crate) fn fsync_ms(&self) -> u64 {
         let fsync = self.lock().fsync;
-        let is_long = fsync.long_one_in > 0 && random() % fsync.long_one_in == 0;
+        let is_long = fsync.long_one_in > 0 && random().is_multiple_of(fsync.long_one_in);
         if is_long {
             return random() % (fsync.long_ms_max + 1);
         }
