@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::edge;
+
 /// Memory for blocks read from disk, indexes and filters included.
 pub const BLOCK_CACHE_BYTES: usize = 64 << 20;
 /// Enough for minutes of writing between flushes, and replayed in about a second.
@@ -32,8 +34,8 @@ pub struct Options {
     pub free_bytes_min: u64,
     /// [`Store::pressure`](crate::Store::pressure) is true above this.
     pub queue_bytes_max: usize,
-    /// Called at most once, when a write or an fsync fails. What is on disk is
-    /// then unknown, so the default ends the process with [`EXIT_CODE_FATAL`].
+    /// Called at most once, when a write or an fsync fails, or stored data does
+    /// not read back. What is on disk is then unknown, so the default ends the process with [`EXIT_CODE_FATAL`].
     pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -50,7 +52,7 @@ impl Options {
             queue_bytes_max: QUEUE_BYTES_MAX,
             on_fatal: Arc::new(|reason| {
                 tracing::error!(reason, "the store failed; the process ends");
-                std::process::exit(EXIT_CODE_FATAL);
+                edge::end_process(reason);
             }),
         }
     }

@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
+use crate::alarm::Alarm;
 use crate::core::Core;
 use crate::edge::{self, Threads};
 use crate::engine::{Engine, Family, Step};
 use crate::error::{Error, OpenError};
 use crate::group::Group;
 use crate::keys;
+use crate::mark::{self, Found, Mark};
 use crate::options::Options;
 use crate::queue::{Op, Queue, Then};
 use crate::registry::Registry;
@@ -47,17 +49,29 @@ impl Store {
         };
         let database = dir.join(DATABASE);
         let lock = edge::claim(dir, &database)?;
-        let engine = Engine::open(&database, &options)?;
-        let identity = settle(&engine, &options)?;
+        let alarm = Alarm::new(options.on_fatal.clone());
+        let engine = Engine::open(&database, &options, &alarm)?;
+        let found = mark::find(dir).map_err(io)?;
+        let before = engine.sequence();
+        let identity = settle(&engine, found, &options)?;
+        // What a crash left behind unsynced was read again, but is acknowledged
+        // only when later writes are.
+        let acknowledged = match found {
+            Found::Upto(acknowledged) if before > 0 => acknowledged,
+            _ => engine.sequence(),
+        };
+        let mark = Mark::open(dir, acknowledged).map_err(io)?;
         let core = Arc::new(Core {
             engine,
+            mark,
             _lock: lock,
             queue: Queue::new(options.queue_bytes_max),
             counters: Counters::default(),
             groups: Registry::default(),
             has_room: AtomicBool::new(true),
+            has_reserve: AtomicBool::new(true),
             stop: Stop::default(),
-            on_fatal: options.on_fatal.clone(),
+            alarm: alarm.clone(),
             #[cfg(test)]
             fault: AtomicBool::new(false),
         });
@@ -67,6 +81,7 @@ impl Store {
             identity,
             threads,
         });
+        alarm.store_is_open();
         Ok(Store { handle })
     }
 
@@ -116,13 +131,21 @@ impl Store {
     pub fn group(&self, id: GroupId) -> Result<Group, Error> {
         let core = self.core();
         core.queue.check()?;
-        core.groups.open(core, id)
+        let opened = core.groups.open(core, id);
+        opened.inspect_err(|error| core.alarm.check(error))
     }
 
     /// Whether the disk has room for new messages. A cheap read of what was
     /// found at most a second ago.
     pub fn has_room(&self) -> bool {
         self.core().has_room.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has room at least for what others have decided: half of what
+    /// [`has_room`](Self::has_room) asks for. The rest is for flushes and
+    /// compactions.
+    pub fn has_reserve(&self) -> bool {
+        self.core().has_reserve.load(Ordering::Relaxed)
     }
 
     /// Whether more waits to be written than the disk keeps up with. Producers
@@ -193,13 +216,22 @@ impl Drop for Handle {
 
 /// Makes the facts of a new directory, or checks those of an old one. Returns
 /// its identity.
-fn settle(engine: &Engine, options: &Options) -> Result<[u8; 16], OpenError> {
+fn settle(engine: &Engine, found: Found, options: &Options) -> Result<[u8; 16], OpenError> {
     let dir = &options.dir;
     let damaged = |detail: &str| OpenError::Damaged {
         file: dir.join(DATABASE),
         detail: detail.into(),
     };
-    if engine.is_new() {
+    let sequence = engine.sequence();
+    if let Found::Upto(acknowledged) = found
+        && sequence < acknowledged
+    {
+        return Err(damaged(&format!(
+            "it ends at write {sequence}, but writes up to {acknowledged} were acknowledged: the end \
+             of its write-ahead log or of its manifest is missing"
+        )));
+    }
+    if sequence == 0 {
         return make_facts(engine, options);
     }
     let fact = |key: &[u8]| match engine.get(Family::Facts, key) {
@@ -215,6 +247,18 @@ fn settle(engine: &Engine, options: &Options) -> Result<[u8; 16], OpenError> {
             dir: dir.clone(),
             found: format,
             supported: keys::FORMAT,
+        });
+    }
+    // A directory of this format has one before its first fact.
+    let lost = match found {
+        Found::Upto(_) => None,
+        Found::Missing => Some("is missing"),
+        Found::Unreadable => Some("cannot be read"),
+    };
+    if let Some(how) = lost {
+        return Err(OpenError::Damaged {
+            file: dir.join(mark::NAME),
+            detail: format!("the mark of what was acknowledged {how}"),
         });
     }
     let cluster = fact(keys::CLUSTER_FACT)?;
@@ -245,6 +289,10 @@ fn make_facts(engine: &Engine, options: &Options) -> Result<[u8; 16], OpenError>
         dir: options.dir.clone(),
         detail,
     };
+    mark::create(&options.dir).map_err(|source| OpenError::Io {
+        path: options.dir.join(mark::NAME),
+        source,
+    })?;
     let mut identity = [0; 16];
     edge::fill_random(&mut identity)
         .map_err(|error| failed(format!("the system has no randomness: {error}")))?;

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::core::Core;
 use crate::error::{Error, OpenError};
+use crate::options::EXIT_CODE_FATAL;
 use crate::queue::Op;
 use crate::space;
 use crate::store::Store;
@@ -41,11 +42,11 @@ pub fn claim(dir: &Path, database: &Path) -> Result<Lock, OpenError> {
     fs::create_dir_all(database).map_err(io)?;
     let lock = lock(dir)?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
-    Ok(Lock(lock))
+    Ok(lock)
 }
 
 /// Only one store may write here. The lock ends with the process.
-fn lock(dir: &Path) -> Result<File, OpenError> {
+pub fn lock(dir: &Path) -> Result<Lock, OpenError> {
     let path = dir.join(LOCK);
     let file = File::options()
         .create(true)
@@ -54,7 +55,7 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         .open(&path);
     let locked = file.map(|file| file.try_lock().map(|()| file));
     match locked {
-        Ok(Ok(file)) => Ok(file),
+        Ok(Ok(file)) => Ok(Lock(file)),
         Ok(Err(TryLockError::WouldBlock)) => Err(OpenError::Locked {
             dir: dir.to_path_buf(),
         }),
@@ -122,6 +123,11 @@ pub async fn close(store: Store, shut_down: fn(&Store) -> Result<(), Error>) -> 
     });
     closing.map_err(|error| Error::Failed(format!("no thread to close with: {error}")))?;
     receiver.await.unwrap_or(Err(Error::Closed))
+}
+
+/// What is on disk is unknown: the process ends.
+pub fn end_process(_: &str) {
+    std::process::exit(EXIT_CODE_FATAL);
 }
 
 pub fn fill_random(bytes: &mut [u8]) -> Result<(), String> {

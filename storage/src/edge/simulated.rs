@@ -24,6 +24,15 @@ pub fn claim(_: &Path, _: &Path) -> Result<Lock, OpenError> {
     Ok(Lock)
 }
 
+pub fn lock(_: &Path) -> Result<Lock, OpenError> {
+    Ok(Lock)
+}
+
+/// A simulation has one process for all nodes: the panic ends it, with the reason.
+pub fn end_process(reason: &str) {
+    panic!("a store ends its process: {reason}");
+}
+
 /// The writer's task.
 pub struct Threads {
     ended: watch::Receiver<bool>,

@@ -21,10 +21,6 @@ use crate::types::GroupId;
 pub(crate) struct Maps([BTreeMap<Bytes, Bytes>; 3]);
 
 impl Maps {
-    pub fn is_empty(&self) -> bool {
-        self.0.iter().all(BTreeMap::is_empty)
-    }
-
     pub fn family(&self, family: Family) -> &BTreeMap<Bytes, Bytes> {
         &self.0[family as usize]
     }
@@ -124,6 +120,12 @@ struct State {
     /// Being written: not visible yet, and may survive a crash all the same.
     begun: Option<Batch>,
     use_number: u64,
+    /// Changes ever written, those in `durable` alone and those in `visible`.
+    durable_sequence: u64,
+    visible_sequence: u64,
+    /// The acknowledged mark. A real one may be older after a loss of power; this one is held to
+    /// what it says, since it is written only after the fsync of what it counts.
+    mark: Option<u64>,
     fsync: Fsync,
     /// Changes whenever `durable` does.
     version: u64,
@@ -163,6 +165,8 @@ impl Disk {
         let lost = (all - kept) as u64;
         state.lost += lost;
         state.visible = state.durable.clone();
+        let sequence: usize = written.iter().map(|batch| batch.changes.len()).sum();
+        state.visible_sequence = state.durable_sequence + sequence as u64;
         if loss == Loss::Nothing {
             // Still only in the system's hands.
             for batch in &written {
@@ -174,6 +178,7 @@ impl Disk {
                 Arc::make_mut(&mut state.durable).apply(batch);
             }
             state.visible = state.durable.clone();
+            state.durable_sequence = state.visible_sequence;
         }
         state.version += 1;
         lost
@@ -223,6 +228,7 @@ impl Disk {
         }
         state.begun = None;
         Arc::make_mut(&mut state.visible).apply(&batch);
+        state.visible_sequence += batch.changes.len() as u64;
         if !batch.is_empty() {
             state.unsynced.push(batch);
         }
@@ -232,9 +238,22 @@ impl Disk {
             for batch in &unsynced {
                 durable.apply(batch);
             }
+            state.durable_sequence = state.visible_sequence;
             state.version += 1;
         }
         Ok(())
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.lock().visible_sequence
+    }
+
+    pub(crate) fn mark(&self) -> Option<u64> {
+        self.lock().mark
+    }
+
+    pub(crate) fn set_mark(&self, mark: u64) {
+        self.lock().mark = Some(mark);
     }
 
     pub(crate) fn fsync_ms(&self) -> u64 {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::alarm::Alarm;
 use crate::error::{Error, OpenError};
 use crate::options::Options;
 use crate::records;
@@ -58,7 +59,7 @@ pub struct Engine {
 
 impl Engine {
     /// Opens the disk that is mounted in the place of `dir`'s parent.
-    pub fn open(dir: &Path, _: &Options) -> Result<Self, OpenError> {
+    pub fn open(dir: &Path, _: &Options, _: &Alarm) -> Result<Self, OpenError> {
         let disk = dir.parent().and_then(sim::mounted);
         let disk = disk.ok_or_else(|| OpenError::Engine {
             dir: dir.to_path_buf(),
@@ -72,9 +73,9 @@ impl Engine {
         &self.disk
     }
 
-    /// Whether nothing was ever written.
-    pub fn is_new(&self) -> bool {
-        self.disk.visible().is_empty()
+    /// How many steps were ever written; it never goes back as long as nothing is lost.
+    pub fn sequence(&self) -> u64 {
+        self.disk.sequence()
     }
 
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
