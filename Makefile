@@ -16,6 +16,9 @@ LOCKED := $(if $(CI),--locked)
 
 ARGS ?=
 
+# tokio lets its own dice be seeded only where this is set; the simulation needs that.
+SIMULATED := RUSTFLAGS="$${RUSTFLAGS:-} --cfg tokio_unstable"
+SEEDS ?= 0..24
 # Of `make jepsen`; docs/fault-tests.md says what they mean. Without a SEED one is chosen and told.
 SEED ?=
 NEMESIS ?= all
@@ -34,6 +37,7 @@ help: ## List the targets and variables
 	@echo "  SEED, NEMESIS, TIME, NODES, NETWORK"
 	@echo "                    of jepsen [chosen, all, 60s, 3, best]"
 	@echo "  TARGET, TIME      fuzz targets, and seconds for each [all, 60s] (fuzz)"
+	@echo "  SEEDS             which lives to simulate, from..to (sim) [0..24]"
 	@echo "  ACCORD_CACHE      builds kept outside the checkout [~/.cache/accord]"
 	@echo "  CARGO_TARGET_DIR  what cargo builds [\$$ACCORD_CACHE/target]"
 	@echo "  ROCKSDB_LIB_DIR   a librocksdb.a to link [built once under \$$ACCORD_CACHE/rocksdb]"
@@ -48,10 +52,15 @@ run: setup ## Build in release and start a local three-node cluster (accord dev)
 test: setup ## Run every test: units, properties, documentation, architecture, real clusters
 	@$(WITH_ENV) cargo test --workspace $(LOCKED) $(ARGS)
 
+.PHONY: sim
+sim: setup ## Simulate clusters under faults, one life for each seed of SEEDS
+	@$(WITH_ENV) $(SIMULATED) ACCORD_SIM_SEEDS=$(SEEDS) cargo test -p accord-raft --features sim --test sim $(LOCKED) -- --nocapture $(ARGS)
+
 .PHONY: check
 check: setup ## Format, lints, documentation, dependencies; changes nothing
 	@$(WITH_ENV) cargo fmt --all --check
 	@$(WITH_ENV) cargo clippy --workspace --all-targets --locked -- --deny warnings
+	@$(WITH_ENV) $(SIMULATED) cargo clippy -p accord-raft --features sim --lib --test sim --locked -- --deny warnings
 	@$(WITH_ENV) RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items --locked
 	@if cargo deny --version >/dev/null 2>&1; then \
 		cargo deny --locked check; \

@@ -12,6 +12,7 @@ mod clock;
 mod codec;
 mod consensus;
 mod directory;
+mod edge;
 mod failover;
 mod feed;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -33,6 +34,8 @@ mod room;
 mod rows;
 mod service;
 mod shared;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod state_hash;
 pub mod transport;
 

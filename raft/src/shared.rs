@@ -1,6 +1,6 @@
 //! What all groups of a node share: its store, its links, its options, and each other.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::OnceLock;
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::api::Delivery;
 use crate::api::NodeOptions;
 use crate::consensus::ConsensusOptions;
+use crate::edge;
 use crate::failover;
 use crate::group::Group;
 use crate::group::Replica;
@@ -40,7 +41,7 @@ pub(crate) struct Shared {
     /// Hashing a state reads all of it, so few do so at a time.
     pub(crate) hashing: Arc<Semaphore>,
     transport: OnceLock<Transport>,
-    groups: Mutex<HashMap<GroupId, Arc<Group>>>,
+    groups: Mutex<BTreeMap<GroupId, Arc<Group>>>,
 }
 
 impl Shared {
@@ -69,7 +70,7 @@ impl Shared {
             shortage: Shortage::default(),
             hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
             transport: OnceLock::new(),
-            groups: Mutex::new(HashMap::new()),
+            groups: Mutex::new(BTreeMap::new()),
         })
     }
 
@@ -133,7 +134,7 @@ impl Shared {
     /// Forgets all groups: the node is stopping.
     pub(crate) fn take_groups(&self) -> Vec<Arc<Group>> {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.drain().map(|(_, group)| group).collect()
+        std::mem::take(&mut *groups).into_values().collect()
     }
 
     /// Logs when this node becomes the leader of a group, and ends the process if the replica fails.
@@ -166,7 +167,7 @@ impl Shared {
                         // Its state or its log could not be read, or something in it is broken: what
                         // it would answer from here on cannot be trusted.
                         tracing::error!(group = id.0, "a replica has failed; this node stops");
-                        std::process::exit(accord_storage::EXIT_CODE_FATAL);
+                        edge::end_process(accord_storage::EXIT_CODE_FATAL);
                     }
                     return;
                 }

@@ -6,7 +6,6 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     DBPinnableSlice, DBRawIterator, DBRecoveryMode, LogLevel, ReadOptions, SliceTransform,
@@ -19,6 +18,8 @@ use crate::keys;
 use crate::options::Options;
 use crate::records;
 use crate::wal;
+
+pub use crate::step::{Family, Step};
 
 /// Files kept open; each costs a descriptor that sockets need too.
 const OPEN_FILES_MAX: i32 = 512;
@@ -49,54 +50,6 @@ pub type Batch = rocksdb::WriteBatch;
 
 /// A key and its value under a cursor.
 pub type Item<'a> = (&'a [u8], &'a [u8]);
-
-/// The column families.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    Facts,
-    Log,
-    Rows,
-}
-
-/// One change of the disk.
-#[derive(Debug)]
-pub enum Step {
-    Put {
-        family: Family,
-        key: Vec<u8>,
-        value: Vec<u8>,
-    },
-    /// An entry; its record is put together only when the batch is, so that a
-    /// waiting entry is held once.
-    Entry {
-        key: [u8; 20],
-        term: u64,
-        payload: Bytes,
-    },
-    Delete {
-        family: Family,
-        key: Vec<u8>,
-    },
-    /// Deletes the keys from `from` to just before `to`.
-    DeleteRange {
-        family: Family,
-        from: Vec<u8>,
-        to: Vec<u8>,
-    },
-}
-
-impl Step {
-    /// About how many bytes it keeps in memory while it waits.
-    pub fn bytes(&self) -> usize {
-        size_of::<Self>()
-            + match self {
-                Self::Put { key, value, .. } => key.len() + value.len(),
-                Self::Entry { payload, .. } => payload.len(),
-                Self::Delete { key, .. } => key.len(),
-                Self::DeleteRange { from, to, .. } => from.len() + to.len(),
-            }
-    }
-}
 
 pub struct Engine {
     db: DB,

@@ -21,6 +21,11 @@ mod aside;
 mod chunk;
 mod codec;
 mod core;
+mod edge;
+#[cfg(not(feature = "sim"))]
+mod engine;
+#[cfg(feature = "sim")]
+#[path = "sim/engine.rs"]
 mod engine;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -30,6 +35,10 @@ mod group;
 mod install;
 mod keys;
 mod layout;
+#[cfg(not(feature = "sim"))]
+mod mark;
+#[cfg(feature = "sim")]
+#[path = "sim/mark.rs"]
 mod mark;
 mod options;
 #[cfg(feature = "planted-bugs")]
@@ -38,12 +47,20 @@ mod queue;
 mod read;
 mod records;
 mod registry;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod snapshot;
+#[cfg_attr(
+    feature = "sim",
+    expect(dead_code, reason = "a simulated disk has no files and is never full")
+)]
 mod space;
 mod stats;
+mod step;
 mod store;
 mod tail;
 mod types;
+#[cfg(not(feature = "sim"))]
 mod wal;
 mod writer;
 

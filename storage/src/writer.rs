@@ -15,19 +15,35 @@ use crate::error::Error;
 use crate::queue::{Op, Taken, Then};
 
 /// Runs until the queue is closed and empty, or a write fails.
+#[cfg(not(feature = "sim"))]
 pub fn run(core: &Core) {
     let _guard = PanicGuard(core);
     let mut scratch = Vec::new();
     while let Some(taken) = core.queue.take() {
-        match write(core, &taken, &mut scratch) {
-            Ok(()) => complete(core, taken),
-            Err(reason) => {
-                core.fail(format!("a write failed: {reason}"));
-                refuse(core, taken.ops);
-                return;
-            }
+        if !step(core, taken, &mut scratch) {
+            return;
         }
     }
+    finish(core);
+}
+
+/// Writes `taken` and answers it; false when that failed, and with it the store.
+pub fn step(core: &Core, taken: Taken, scratch: &mut Vec<u8>) -> bool {
+    match write(core, &taken, scratch) {
+        Ok(()) => {
+            complete(core, taken);
+            true
+        }
+        Err(reason) => {
+            core.fail(format!("a write failed: {reason}"));
+            refuse(core, taken.ops);
+            false
+        }
+    }
+}
+
+/// Brings what was written without an fsync to the disk, once nothing more can come.
+pub fn finish(core: &Core) {
     if core.queue.check().is_ok()
         && let Err(reason) = bring_to_disk(core)
     {
@@ -111,9 +127,11 @@ pub fn refuse(core: &Core, ops: Vec<Op>) {
     }
 }
 
+#[cfg(not(feature = "sim"))]
 /// A writer that died would leave every caller waiting for ever.
 struct PanicGuard<'a>(&'a Core);
 
+#[cfg(not(feature = "sim"))]
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {

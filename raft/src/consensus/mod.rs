@@ -9,6 +9,7 @@ pub(crate) mod fuzzing;
 mod log_store;
 mod network;
 mod raft;
+mod runtime;
 mod snapshot;
 mod state_machine;
 mod types;

@@ -39,6 +39,7 @@ use super::types::BatchBytes;
 use super::types::Callback;
 use super::types::TypeConfig;
 use super::wire;
+use crate::edge;
 use crate::machine::Kind;
 use crate::machine::Outcome;
 use crate::transport::NodeId;
@@ -337,7 +338,7 @@ impl Consensus {
         drop(incoming.take());
         let install = self.group.install().map_err(|error| error.to_string())?;
         let have = self.group.have().map_err(|error| error.to_string())?;
-        let transfer = rand::random();
+        let transfer = edge::random();
         *incoming = Some(IncomingSnapshot {
             transfer,
             next: 0,
@@ -523,7 +524,7 @@ fn config(options: &ConsensusOptions, group: u64) -> io::Result<Config> {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_after_entries),
         max_in_snapshot_log_to_keep: options.snapshot_keep_entries,
         replication_lag_threshold: options.snapshot_after_entries.saturating_mul(2),
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(edge::restores_leaders()),
         ..Config::default()
     };
     config.validate().map_err(io::Error::other)
