@@ -240,14 +240,14 @@ impl Consensus {
     /// If the replica has stopped.
     pub(crate) async fn on_inquiry(&self, node: NodeId) -> Result<u64, String> {
         let allowed = self.raft.trigger().allow_next_revert(&node, true).await;
-        match allowed.map_err(|error| error.to_string())? {
-            Ok(()) => tracing::info!(
+        // An error says that another leads, or will: one that is elected later assumes nothing of
+        // that log.
+        if allowed.map_err(|error| error.to_string())?.is_ok() {
+            tracing::info!(
                 group = self.group.id().0,
                 node,
                 "a replica has lost its log; it is replicated anew"
-            ),
-            // Another leads, or will: one that is elected later assumes nothing of that log.
-            Err(_) => {}
+            );
         }
         Ok(self.group.vote().map_or(0, |vote| vote.term))
     }
