@@ -11,9 +11,14 @@ mod config;
 mod counters;
 mod delivery;
 mod dev;
+#[cfg(test)]
+mod fuzzing;
 mod listen;
 mod logging;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod process;
+mod rejoin;
 mod serve;
 mod socket;
 
@@ -44,6 +49,13 @@ enum Command {
     /// new cluster needs nothing else; a node that has data goes on from there. SIGTERM and SIGINT
     /// stop it gracefully within five seconds.
     Serve(Box<Serve>),
+    /// Prepare a node whose data is damaged or lost to come back, with nothing but its id.
+    ///
+    /// Sets the data directory aside and makes an empty one that the other nodes accept in its place.
+    /// `accord serve` then copies everything from them; until that is done the node does not vote,
+    /// and it is not ready. The other nodes must all be running for that. The node itself must be
+    /// stopped, on every machine that it may have run on.
+    Rejoin(Box<rejoin::Options>),
     /// Run a local cluster: one process per node, under a supervisor.
     ///
     /// Data and the generated configuration stay in the data directory over restarts. On a terminal
@@ -80,6 +92,7 @@ struct Serve {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(serve) => run_serve(*serve),
+        Command::Rejoin(options) => rejoin::run(&options),
         Command::Dev(options) => run_dev(options),
     };
     match result {
@@ -99,6 +112,8 @@ fn run_serve(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
     });
     let own = own?.clone();
     logging::start(serve.log_format, serve.log.as_deref())?;
+    #[cfg(feature = "planted-bugs")]
+    planted::plant()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

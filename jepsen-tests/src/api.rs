@@ -253,6 +253,12 @@ impl Api {
         expect(200, &self.get("/api/cluster").await?)
     }
 
+    /// With the hash of the state that this node has applied, if it holds an open replica.
+    pub async fn channel_hash(&self, channel: &str) -> Result<ChannelView, ApiError> {
+        let target = format!("/api/cluster/channels/{channel}?hash=true");
+        expect(200, &self.get(&target).await?)
+    }
+
     pub async fn channel_view(&self, channel: &str) -> Result<ChannelView, ApiError> {
         let response = self
             .get(&format!("/api/cluster/channels/{channel}"))

@@ -115,8 +115,14 @@ pub struct ChannelView {
     pub leader: Option<u64>,
     pub term: u64,
     pub head: u64,
+    /// Log index of the last entry applied on the answering node.
+    pub applied: u64,
+    /// Log index of the last entry there.
     #[serde(default)]
-    pub applied: Value,
+    pub last: u64,
+    /// Hash of all that is applied up to `applied`, when it was asked for with `?hash=true`.
+    #[serde(default)]
+    pub state_hash: Option<String>,
 }
 
 /// A text frame from the server.

@@ -192,6 +192,9 @@ pub enum ReadError {
     Busy,
     #[error("this node is stopping")]
     Stopping,
+    /// This node lost its disk and has not caught up with the group again.
+    #[error("this node's replica is recovering after a lost disk")]
+    Recovering,
     #[error("the stored data could not be read: {0}")]
     Storage(String),
 }
@@ -257,6 +260,15 @@ pub struct ChannelStatus {
     pub raft: GroupStatus,
     /// Newest seq applied here.
     pub head: u64,
+}
+
+/// What a replica's applied state comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateHash {
+    /// Index of the last log entry that it covers.
+    pub applied: u64,
+    /// SHA-256; equal on all replicas with equal `applied`.
+    pub hash: [u8; 32],
 }
 
 /// Counters for `/metrics`, all since the process started.

@@ -106,12 +106,11 @@ fn oldest_first(
 
 fn batch(group: &storage::Group, first_seq: u64, row: &IndexRow) -> Result<Committed, ReadError> {
     let entry = group.history(row.log_index).map_err(storage_error)?;
+    let index = row.log_index;
     let Some(entry) = entry else {
-        return Err(ReadError::Storage(format!(
-            "log entry {} of group {} is missing",
-            row.log_index,
-            group.id().0
-        )));
+        // An index row is written only for an applied entry, and both are kept for good.
+        return Err(storage_error(group.damaged(index, "the entry is missing")));
     };
-    channel::committed(first_seq, row, &entry.payload).map_err(storage_error)
+    let committed = channel::committed(first_seq, row, &entry.payload);
+    committed.map_err(|error| storage_error(group.damaged(index, error.to_string())))
 }

@@ -14,6 +14,9 @@ mod consensus;
 mod directory;
 mod failover;
 mod feed;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod history;
 pub mod machine;
@@ -22,14 +25,23 @@ pub mod names;
 mod node;
 mod peers;
 mod pending;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
+mod recovery;
 mod remote;
+mod room;
 mod rows;
 mod service;
 mod shared;
+mod state_hash;
 pub mod transport;
 
 pub use api::*;
 pub use node::Node;
 pub use node::StartError;
 pub use pending::Pending;
+pub use recovery::command::OldData;
+pub use recovery::command::RejoinOptions;
+pub use recovery::command::Rejoined;
+pub use recovery::command::rejoin;
 pub use transport::NodeId;

@@ -92,6 +92,16 @@ pub(crate) fn gather(shared: &Arc<Shared>, open: &[Arc<Group>]) -> Metrics {
         leading as u64,
     );
     put(
+        "groups_recovering",
+        "Raft groups that have not recovered after this node lost its disk.",
+        false,
+        if shared.recovery.is_complete() {
+            0
+        } else {
+            shared.recovery.groups_left()
+        },
+    );
+    put(
         "peer_frames_in_total",
         "Frames received from peers.",
         true,

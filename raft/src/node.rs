@@ -24,12 +24,14 @@ use crate::api::Page;
 use crate::api::Range;
 use crate::api::ReadError;
 use crate::api::Server;
+use crate::api::StateHash;
 use crate::api::Status;
 use crate::api::WriteError;
 use crate::feed;
 use crate::group::Group;
 use crate::group::lane::LaneHandle;
 use crate::group::outbox::Verdict;
+use crate::group::storage_error;
 use crate::history;
 use crate::machine::EncodedCommand;
 use crate::machine::Outcome;
@@ -41,11 +43,15 @@ use crate::peers::APPEND_DEADLINE;
 use crate::peers::Kind;
 use crate::pending;
 use crate::pending::Pending;
+use crate::recovery;
+use crate::recovery::Recovery;
 use crate::remote;
 use crate::remote::ReadRequest;
 use crate::remote::StatusAnswer;
+use crate::room;
 use crate::service::PeerService;
 use crate::shared::Shared;
+use crate::state_hash;
 use crate::transport;
 use crate::transport::NodeId;
 use crate::transport::PeerAddress;
@@ -103,13 +109,23 @@ impl Node {
         stored.block_cache_bytes = options.block_cache_bytes;
         stored.free_bytes_min = options.free_bytes_min;
         let store = Store::open(stored)?;
-        let links = transport_config(&options, store.identity());
-        let shared = Shared::new(options, store, delivery);
+        let recovery = Recovery::load(&store).map_err(storage_error)?;
+        let disk = transport::Disk {
+            identity: store.identity(),
+            incarnation: recovery.incarnation(),
+        };
+        let links = transport_config(&options, disk);
+        let shared = Shared::new(options, store, recovery, delivery);
         let service = Arc::new(PeerService::new(Arc::clone(&shared)));
         shared.set_transport(Transport::start(links, service).await?);
         let node = Node { shared };
-        node.shared.directory().replica().await?;
+        if node.shared.recovery.is_complete() {
+            node.shared.directory().replica().await?;
+        } else {
+            tokio::spawn(recovery::run(Arc::clone(&node.shared)));
+        }
         tokio::spawn(introduce_nodes(Arc::clone(&node.shared)));
+        tokio::spawn(room::run(Arc::clone(&node.shared)));
         Ok(node)
     }
 
@@ -172,8 +188,8 @@ impl Node {
     }
 
     async fn command(&self, command: EncodedCommand) -> Result<Verdict, WriteError> {
-        self.admit()?;
         let directory = self.shared.directory();
+        self.admit(&directory)?;
         let Some(answer) = directory.lane().submit(command, self.deadline()) else {
             return Err(WriteError::Busy);
         };
@@ -225,10 +241,10 @@ impl Node {
     /// Sends a message on its way. It has its place behind all that this node sent to the channel
     /// before when this returns.
     pub fn submit(&self, channel: &Arc<Channel>, draft: Draft) -> Pending {
-        if let Err(error) = self.admit() {
+        let group = self.group(channel);
+        if let Err(error) = self.admit(&group) {
             return Pending::refused(error);
         }
-        let group = self.group(channel);
         group.wake();
         let head = group.open_replica().map_or(0, |replica| replica.tap.head());
         match group
@@ -255,7 +271,7 @@ impl Node {
         consistency: Consistency,
     ) -> Result<Messages, ReadError> {
         let group = self.group(channel);
-        if group.is_here() {
+        if group.serves_here() {
             let replica = group.caught_up(consistency).await?;
             return history::read(&replica, range);
         }
@@ -276,7 +292,7 @@ impl Node {
         consistency: Consistency,
     ) -> Result<u64, ReadError> {
         let group = self.group(channel);
-        if group.is_here() {
+        if group.serves_here() {
             let replica = group.caught_up(consistency).await?;
             return Ok(replica.tap.head());
         }
@@ -310,6 +326,7 @@ impl Node {
                             error @ (ReadError::NoLeader
                             | ReadError::Busy
                             | ReadError::Stopping
+                            | ReadError::Recovering
                             | ReadError::Storage(_)),
                         ) => {
                             tracing::debug!(node = peer.node(), %error, "a read failed on another node")
@@ -336,7 +353,7 @@ impl Node {
     pub async fn attach(&self, channel: &Arc<Channel>) -> Result<Attachment, ReadError> {
         let group = self.group(channel);
         let (hold, held) = tokio::sync::oneshot::channel();
-        if group.is_here() {
+        if group.serves_here() {
             let replica = group.replica().await?;
             replica.tap.deliver_as(Uuid::from_bytes(channel.id));
             // A socket must not be shown as new what was acknowledged before it connected; without a
@@ -424,6 +441,12 @@ impl Node {
         if directory.last.saturating_sub(directory.applied) > READY_LAG_MAX {
             return Err("this node is still catching up".into());
         }
+        if !self.shared.recovery.is_complete() {
+            return Err(format!(
+                "this node has rejoined with an empty disk; {} groups have not recovered",
+                self.shared.recovery.groups_left()
+            ));
+        }
         if !self.shared.knows_nodes() {
             return Err("the directory does not know the nodes yet".into());
         }
@@ -434,7 +457,7 @@ impl Node {
     /// See [`ReadError`].
     pub async fn channel_status(&self, channel: &Arc<Channel>) -> Result<ChannelStatus, ReadError> {
         let group = self.group(channel);
-        if group.is_here() {
+        if group.serves_here() {
             let replica = group.replica().await?;
             return Ok(ChannelStatus {
                 channel: Arc::clone(channel),
@@ -446,7 +469,7 @@ impl Node {
         let up = channel
             .replicas
             .iter()
-            .find(|node| self.shared.is_up(**node));
+            .find(|node| **node != self.id() && self.shared.is_up(**node));
         let peer = up
             .and_then(|node| self.shared.peer(*node))
             .ok_or(ReadError::NoLeader)?;
@@ -458,6 +481,18 @@ impl Node {
             raft: answer.status(),
             head: answer.head,
         })
+    }
+
+    /// The hash of the channel's applied state and history on this node; `None` where there is no
+    /// open replica. It reads all of it, which takes a while for a long history.
+    ///
+    /// # Errors
+    /// `Busy` while others are being made, `Storage` if the state cannot be read.
+    pub async fn state_hash(&self, channel: &Arc<Channel>) -> Result<Option<StateHash>, ReadError> {
+        match self.group(channel).open_replica() {
+            Some(replica) => state_hash::of(&self.shared, &replica).await,
+            None => Ok(None),
+        }
     }
 
     pub fn has_room(&self) -> bool {
@@ -531,11 +566,11 @@ impl Node {
         }
     }
 
-    fn admit(&self) -> Result<(), WriteError> {
+    fn admit(&self, group: &Group) -> Result<(), WriteError> {
         if self.shared.is_draining() {
             return Err(WriteError::Stopping);
         }
-        if !self.shared.store.has_room() {
+        if !room::for_writes(group) {
             return Err(WriteError::NoRoom);
         }
         Ok(())
@@ -587,7 +622,7 @@ async fn pause(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
-fn transport_config(options: &NodeOptions, identity: [u8; 16]) -> transport::Config {
+fn transport_config(options: &NodeOptions, disk: transport::Disk) -> transport::Config {
     let mut nodes: Vec<_> = options.members.iter().map(|member| member.node).collect();
     nodes.sort_unstable();
     let nodes: Vec<_> = nodes.iter().map(u64::to_string).collect();
@@ -598,7 +633,7 @@ fn transport_config(options: &NodeOptions, identity: [u8; 16]) -> transport::Con
     transport::Config {
         cluster: options.cluster.clone(),
         node: options.node,
-        identity,
+        disk,
         fingerprint: format!(
             "replication={} nodes={}",
             options.replication,

@@ -19,6 +19,10 @@ pub(crate) enum Kind {
     Feed = 11,
     Ephemeral = 12,
     Status = 13,
+    /// Asks a voter for its term on behalf of one that has lost its memory.
+    Inquire = 14,
+    /// The sender is short of disk space.
+    NoRoom = 15,
 }
 
 impl Kind {
@@ -37,6 +41,8 @@ impl Kind {
             11 => Kind::Feed,
             12 => Kind::Ephemeral,
             13 => Kind::Status,
+            14 => Kind::Inquire,
+            15 => Kind::NoRoom,
             _ => return None,
         })
     }
@@ -62,7 +68,7 @@ mod tests {
         let known = (0..=255u8).filter_map(Kind::from_byte);
         assert_eq!(
             known.map(Kind::byte).collect::<Vec<_>>(),
-            (1..=13).collect::<Vec<_>>()
+            (1..=15).collect::<Vec<_>>()
         );
     }
 }

@@ -142,6 +142,7 @@ enum WireError {
     Busy,
     Stopping,
     Storage(String),
+    Recovering,
 }
 
 pub(crate) fn encode_answer(result: Result<Messages, ReadError>) -> Bytes {
@@ -156,6 +157,7 @@ pub(crate) fn encode_answer(result: Result<Messages, ReadError>) -> Bytes {
             ReadError::Busy => WireError::Busy,
             ReadError::Stopping => WireError::Stopping,
             ReadError::Storage(text) => WireError::Storage(text),
+            ReadError::Recovering => WireError::Recovering,
         }),
     };
     codec::encode(&answer).into()
@@ -175,6 +177,7 @@ pub(crate) fn decode_answer(body: &[u8]) -> Result<Messages, ReadError> {
             WireError::Busy => ReadError::Busy,
             WireError::Stopping => ReadError::Stopping,
             WireError::Storage(text) => ReadError::Storage(text),
+            WireError::Recovering => ReadError::Recovering,
         }),
         Err(Malformed { .. }) => Err(ReadError::NoLeader),
     }
@@ -212,10 +215,12 @@ pub(crate) struct StatusAnswer {
     last: u64,
     last_term: u64,
     pub(crate) head: u64,
+    /// Whether the node stands for election in this group.
+    pub(crate) standing: bool,
 }
 
 impl StatusAnswer {
-    pub(crate) fn new(status: &GroupStatus, head: u64) -> Self {
+    pub(crate) fn new(status: &GroupStatus, head: u64, standing: bool) -> Self {
         StatusAnswer {
             leader: status.leader,
             term: status.term,
@@ -223,6 +228,7 @@ impl StatusAnswer {
             last: status.last,
             last_term: status.last_term,
             head,
+            standing,
         }
     }
 

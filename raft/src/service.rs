@@ -7,6 +7,7 @@ use std::time::Duration;
 use accord_storage::GroupId;
 use bytes::Buf;
 use bytes::Bytes;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::api::Consistency;
@@ -24,7 +25,10 @@ use crate::remote;
 use crate::remote::FeedRequest;
 use crate::remote::ReadRequest;
 use crate::remote::StatusAnswer;
+use crate::room;
 use crate::shared::Shared;
+use crate::transport::Admitted;
+use crate::transport::Disk;
 use crate::transport::NodeId;
 use crate::transport::Reply;
 use crate::transport::Service;
@@ -43,7 +47,7 @@ impl PeerService {
         PeerService { shared }
     }
 
-    fn dispatch(&self, kind: Kind, body: Bytes, reply: Reply) -> Result<(), String> {
+    fn dispatch(&self, from: NodeId, kind: Kind, body: Bytes, reply: Reply) -> Result<(), String> {
         match kind {
             Kind::Append => {
                 let (group, request) = match wire::decode_append(body) {
@@ -53,6 +57,11 @@ impl PeerService {
                         return Err(error.to_string());
                     }
                 };
+                // What says nothing but that there is a leader takes no room.
+                if !request.entries.is_empty() && !self.shared.store.has_reserve() {
+                    reply.refuse("this node's disk is too full for entries");
+                    return Ok(());
+                }
                 self.shared.group(GroupId(group)).append(request, reply);
             }
             Kind::Submit => self.submit(body, reply),
@@ -66,6 +75,10 @@ impl PeerService {
                 }
                 reply.ok(Bytes::new());
             }
+            Kind::NoRoom => {
+                self.shared.shortage.told(from, Instant::now());
+                reply.ok(Bytes::new());
+            }
             Kind::Vote
             | Kind::PreVote
             | Kind::TransferLeader
@@ -75,10 +88,11 @@ impl PeerService {
             | Kind::ReadIndex
             | Kind::Read
             | Kind::Feed
-            | Kind::Status => {
+            | Kind::Status
+            | Kind::Inquire => {
                 let shared = Arc::clone(&self.shared);
                 tokio::spawn(async move {
-                    match answer(&shared, kind, body).await {
+                    match answer(&shared, from, kind, body).await {
                         Ok(body) => reply.ok(body),
                         Err(why) => reply.refuse(&why),
                     }
@@ -96,10 +110,10 @@ impl PeerService {
         if let Err(error) = Part::peek(&body) {
             return reply.refuse(&error.to_string());
         }
-        if !self.shared.store.has_room() {
+        let group = self.shared.group(group);
+        if !room::for_writes(&group) {
             return reply.ok(crate::group::submit::Submitted::NoRoom.encode());
         }
-        let group = self.shared.group(group);
         wake(&group);
         group.lane().part(body, reply);
     }
@@ -107,7 +121,9 @@ impl PeerService {
 
 /// Opens the replica of a group that a client's request at another node is about.
 fn wake(group: &Arc<Group>) {
-    if group.open_replica().is_none() || !group.has_record() {
+    // The directory has no record: every node replicates it.
+    let knows = group.id == DIRECTORY || group.has_record();
+    if (group.open_replica().is_none() || !knows) && !group.is_recovering() {
         let group = Arc::clone(group);
         tokio::spawn(async move {
             let opened = open(&group, Asks::Client).await;
@@ -130,6 +146,9 @@ enum Asks {
 async fn open(group: &Arc<Group>, asks: Asks) -> Result<Arc<crate::group::Replica>, ReadError> {
     let shared = &group.shared;
     shared.learn(group);
+    if asks == Asks::Client && group.is_recovering() {
+        return Err(ReadError::Recovering);
+    }
     if asks == Asks::Client && !group.has_record() && group.id != DIRECTORY {
         shared
             .directory()
@@ -143,9 +162,21 @@ async fn open(group: &Arc<Group>, asks: Asks) -> Result<Arc<crate::group::Replic
     group.replica().await
 }
 
-async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, String> {
+async fn answer(
+    shared: &Arc<Shared>,
+    from: NodeId,
+    kind: Kind,
+    body: Bytes,
+) -> Result<Bytes, String> {
     let group = shared.group(group_of(kind, &body)?);
     let text = |error: ReadError| error.to_string();
+    let takes_memory = matches!(
+        kind,
+        Kind::Vote | Kind::PreVote | Kind::TransferLeader | Kind::Inquire
+    );
+    if takes_memory && group.is_recovering() {
+        return Err(ReadError::Recovering.to_string());
+    }
     if !matches!(kind, Kind::Read | Kind::Feed) {
         let asks = match kind {
             Kind::ReadIndex => Asks::Client,
@@ -177,10 +208,20 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
                 let index = group.confirm().await.map_err(text)?;
                 Ok(Bytes::copy_from_slice(&index.to_le_bytes()))
             }
-            Kind::Status => Ok(StatusAnswer::new(&group.status(), replica.tap.head()).encode()),
-            Kind::Append | Kind::Submit | Kind::Ephemeral | Kind::Read | Kind::Feed => {
-                Err("not answered here".into())
+            Kind::Status => {
+                let head = replica.tap.head();
+                Ok(StatusAnswer::new(&group.status(), head, group.is_standing()).encode())
             }
+            Kind::Inquire => {
+                let term = consensus.on_inquiry(from).await?;
+                Ok(Bytes::copy_from_slice(&term.to_le_bytes()))
+            }
+            Kind::Append
+            | Kind::Submit
+            | Kind::Ephemeral
+            | Kind::NoRoom
+            | Kind::Read
+            | Kind::Feed => Err("not answered here".into()),
         };
     }
     let found = match kind {
@@ -235,11 +276,13 @@ fn group_of(kind: Kind, body: &Bytes) -> Result<GroupId, String> {
                 .map_err(|error| text(&error))?
                 .group
         }
-        Kind::ReadIndex | Kind::Status => match body.as_ref().try_into() {
+        Kind::ReadIndex | Kind::Status | Kind::Inquire => match body.as_ref().try_into() {
             Ok(bytes) => u64::from_le_bytes(bytes),
             Err(_) => return Err("a request without a group".into()),
         },
-        Kind::Append | Kind::Submit | Kind::Ephemeral => return Err("not answered here".into()),
+        Kind::Append | Kind::Submit | Kind::Ephemeral | Kind::NoRoom => {
+            return Err("not answered here".into());
+        }
     };
     Ok(GroupId(group))
 }
@@ -284,25 +327,33 @@ impl Service for PeerService {
         let Some(kind) = Kind::from_byte(kind) else {
             return reply.refuse("this node knows no such request");
         };
-        if let Err(error) = self.dispatch(kind, body, reply) {
+        if let Err(error) = self.dispatch(from, kind, body, reply) {
             tracing::warn!(from, ?kind, %error, "refused a peer's request");
         }
     }
 
-    fn admit(&self, node: NodeId, identity: [u8; 16]) -> Result<(), String> {
+    fn admit(&self, node: NodeId, disk: Disk) -> Result<(), String> {
         let name = format!("identity of node {node}");
-        match self.shared.store.fact(&name) {
-            Ok(Some(known)) if known == identity => Ok(()),
-            Ok(Some(_)) => Err(format!(
-                "node {node}'s disk is not the one this cluster knows: its data directory was emptied or replaced; \
-                 join it under a new node id"
-            )),
-            Ok(None) => self
-                .shared
-                .store
-                .set_fact(&name, &identity)
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+        let known = self
+            .shared
+            .store
+            .fact(&name)
+            .map_err(|error| error.to_string())?;
+        let known = known.as_deref().map(Disk::decode).transpose()?;
+        match disk.judged(node, known)? {
+            Admitted::Known => Ok(()),
+            Admitted::New => {
+                if known.is_some() {
+                    tracing::warn!(
+                        node,
+                        "a node rejoins with an empty disk; its old one is refused from now on"
+                    );
+                }
+                self.shared
+                    .store
+                    .set_fact(&name, &disk.encode())
+                    .map_err(|error| error.to_string())
+            }
         }
     }
 

@@ -8,16 +8,23 @@ use std::sync::PoisonError;
 
 use accord_storage::GroupId;
 use accord_storage::Store;
+use tokio::sync::Semaphore;
 use tokio::sync::watch;
 
 use crate::api::Delivery;
 use crate::api::NodeOptions;
 use crate::consensus::ConsensusOptions;
+use crate::failover;
 use crate::group::Group;
 use crate::group::Replica;
+use crate::recovery::Recovery;
+use crate::room::Shortage;
 use crate::transport::NodeId;
 use crate::transport::Peer;
 use crate::transport::Transport;
+
+/// States hashed at the same time: each reads a group's whole history.
+const HASHES_AT_ONCE_MAX: usize = 2;
 
 pub(crate) struct Shared {
     pub(crate) options: NodeOptions,
@@ -26,6 +33,12 @@ pub(crate) struct Shared {
     pub(crate) delivery: Arc<dyn Delivery>,
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) draining: watch::Sender<bool>,
+    /// Permits for elections that this node stands for.
+    pub(crate) campaigns: Semaphore,
+    pub(crate) recovery: Recovery,
+    pub(crate) shortage: Shortage,
+    /// Hashing a state reads all of it, so few do so at a time.
+    pub(crate) hashing: Arc<Semaphore>,
     transport: OnceLock<Transport>,
     groups: Mutex<HashMap<GroupId, Arc<Group>>>,
 }
@@ -34,6 +47,7 @@ impl Shared {
     pub(crate) fn new(
         options: NodeOptions,
         store: Store,
+        recovery: Recovery,
         delivery: Arc<dyn Delivery>,
     ) -> Arc<Shared> {
         let consensus = ConsensusOptions {
@@ -50,6 +64,10 @@ impl Shared {
             delivery,
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
+            campaigns: Semaphore::new(failover::CAMPAIGNS_MAX),
+            recovery,
+            shortage: Shortage::default(),
+            hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
             transport: OnceLock::new(),
             groups: Mutex::new(HashMap::new()),
         })
@@ -125,8 +143,18 @@ impl Shared {
         let shared = Arc::downgrade(self);
         tokio::spawn(async move {
             let mut led_term = None;
+            let mut had_leader = false;
             loop {
                 let view = changes.leader();
+                // Candidates can depose each other's winner; somebody must begin again then.
+                if had_leader
+                    && view.leader.is_none()
+                    && let Some(group) = group.upgrade()
+                    && !group.is_standing()
+                {
+                    tokio::spawn(failover::first_leader(group));
+                }
+                had_leader = view.leader.is_some();
                 let leads = (view.leader == Some(node)).then_some(view.term);
                 if leads.is_some() && leads != led_term {
                     tracing::info!(group = id.0, term = view.term, "leads a group");

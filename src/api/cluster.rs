@@ -1,8 +1,10 @@
 //! `/api/cluster`: the cluster as this node sees it.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use accord_raft::GroupStatus;
+use axum::extract::RawQuery;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
@@ -12,6 +14,7 @@ use super::extract::ChannelId;
 use super::json_of;
 use super::problem::Problem;
 use super::problem::Subject;
+use super::query::Query;
 use crate::app::App;
 
 #[derive(Debug, Serialize)]
@@ -57,6 +60,9 @@ struct ChannelView<'a> {
     /// Last log entry applied here, and the last one here at all.
     applied: u64,
     last: u64,
+    /// Of the state and history applied here, in hexadecimal; null unless asked for with
+    /// `?hash=true` and a replica is open here. `applied` is then what it covers.
+    state_hash: Option<String>,
 }
 
 pub async fn overview(State(app): State<Arc<App>>) -> Response {
@@ -98,10 +104,15 @@ pub async fn overview(State(app): State<Arc<App>>) -> Response {
 pub async fn channel(
     State(app): State<Arc<App>>,
     ChannelId(id): ChannelId,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let of_read = |error| Problem::of_read(error, Subject::Channel);
     let channel = app.node.find_channel(id).await.map_err(of_read)?;
     let status = app.node.channel_status(&channel).await.map_err(of_read)?;
+    let hash = match Query::parse(query.as_deref())?.flag("hash", false)? {
+        true => app.node.state_hash(&channel).await.map_err(of_read)?,
+        false => None,
+    };
     Ok(json_of(&ChannelView {
         channel: id,
         group: status.channel.group,
@@ -109,7 +120,16 @@ pub async fn channel(
         leader: status.raft.leader,
         term: status.raft.term,
         head: status.head,
-        applied: status.raft.applied,
+        applied: hash.map_or(status.raft.applied, |hash| hash.applied),
         last: status.raft.last,
+        state_hash: hash.map(|hash| hex(&hash.hash)),
     }))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("a String takes any text");
+    }
+    text
 }

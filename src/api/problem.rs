@@ -165,6 +165,10 @@ impl Problem {
                 "Too many reads are waiting. Try again a little later.",
             ),
             ReadError::Stopping => Problem::stopping(),
+            ReadError::Recovering => Problem::new(
+                Kind::Unavailable,
+                "This node is recovering after the loss of its disk. Try again, best on another node.",
+            ),
             ReadError::Storage(reason) => {
                 // What exactly is for the operator; a client cannot do anything with it.
                 tracing::error!(%reason, "stored data could not be read");
@@ -393,7 +397,7 @@ impl From<ReadError> for Close {
     fn from(error: ReadError) -> Close {
         match error {
             ReadError::NotFound => Close::NO_SUCH_CHANNEL,
-            ReadError::NoLeader | ReadError::Busy => Close::TRY_AGAIN,
+            ReadError::NoLeader | ReadError::Busy | ReadError::Recovering => Close::TRY_AGAIN,
             ReadError::Stopping => Close::GOING_AWAY,
             ReadError::Storage(reason) => {
                 tracing::error!(%reason, "stored data could not be read");

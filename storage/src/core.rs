@@ -1,10 +1,11 @@
 //! What every handle of one store shares.
 
 use std::fs::File;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::alarm::Alarm;
 use crate::engine::Engine;
+use crate::mark::Mark;
 use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::space::Stop;
@@ -15,13 +16,15 @@ use crate::writer;
 /// the directory is released only after RocksDB is closed.
 pub struct Core {
     pub engine: Engine,
+    pub mark: Mark,
     pub _lock: Lock,
     pub queue: Queue,
     pub counters: Counters,
     pub groups: Registry,
     pub has_room: AtomicBool,
+    pub has_reserve: AtomicBool,
     pub stop: Stop,
-    pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
+    pub alarm: Alarm,
     /// Makes the next write fail, since a disk does not do so when asked.
     #[cfg(test)]
     pub fault: AtomicBool,
@@ -46,7 +49,7 @@ impl Core {
         tracing::error!(reason, "the store has failed");
         let (ops, is_first) = self.queue.fail(reason.clone());
         if is_first {
-            (self.on_fatal)(&reason);
+            self.alarm.sound(&reason);
         }
         writer::refuse(self, ops);
     }

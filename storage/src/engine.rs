@@ -13,6 +13,7 @@ use rocksdb::{
     WriteOptions,
 };
 
+use crate::alarm::Alarm;
 use crate::error::{Error, OpenError};
 use crate::keys;
 use crate::options::Options;
@@ -99,18 +100,29 @@ impl Step {
 
 pub struct Engine {
     db: DB,
+    alarm: Alarm,
 }
 
 impl Engine {
     /// Opens the database in `dir`, which is made when missing. A record that a
     /// crash left unfinished is cut off; any other flaw is refused.
-    pub fn open(dir: &Path, options: &Options) -> Result<Self, OpenError> {
-        let first = match Self::open_strictly(dir, options) {
+    pub fn open(dir: &Path, options: &Options, alarm: &Alarm) -> Result<Self, OpenError> {
+        let foreign = wal::foreign_record(dir).map_err(|source| OpenError::Io {
+            path: dir.to_path_buf(),
+            source,
+        })?;
+        if let Some(file) = foreign {
+            return Err(OpenError::Damaged {
+                file,
+                detail: "a record is of a kind that was never written".into(),
+            });
+        }
+        let first = match Self::open_strictly(dir, options, alarm) {
             Err(error @ OpenError::Damaged { .. }) => error,
             opened_or_refused => return opened_or_refused,
         };
         match wal::mend(dir) {
-            Ok(true) => Self::open_strictly(dir, options),
+            Ok(true) => Self::open_strictly(dir, options, alarm),
             Ok(false) => Err(first),
             Err(error) => {
                 tracing::error!(%error, "the write-ahead log cannot be examined");
@@ -119,7 +131,7 @@ impl Engine {
         }
     }
 
-    fn open_strictly(dir: &Path, options: &Options) -> Result<Self, OpenError> {
+    fn open_strictly(dir: &Path, options: &Options, alarm: &Alarm) -> Result<Self, OpenError> {
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let families = [
             ColumnFamilyDescriptor::new(
@@ -130,17 +142,22 @@ impl Engine {
             ColumnFamilyDescriptor::new(ROWS, family_options(&cache, ROWS_BUFFER_BYTES, true)),
         ];
         DB::open_cf_descriptors(&database_options(options), dir, families)
-            .map(|db| Self { db })
+            .map(|db| Self {
+                db,
+                alarm: alarm.clone(),
+            })
             .map_err(|error| explain(dir, error.into_string()))
     }
 
-    /// Whether nothing was ever written.
-    pub fn is_new(&self) -> bool {
-        self.db.latest_sequence_number() == 0
+    /// How many steps were ever written, those of all batches together: it
+    /// never goes back as long as nothing is lost.
+    pub fn sequence(&self) -> u64 {
+        self.db.latest_sequence_number()
     }
 
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.db.get_cf(self.family(family), key).map_err(read_error)
+        let found = self.db.get_cf(self.family(family), key);
+        found.map_err(|error| self.alarm.read_error(error))
     }
 
     pub fn get_pinned(
@@ -148,9 +165,8 @@ impl Engine {
         family: Family,
         key: &[u8],
     ) -> Result<Option<DBPinnableSlice<'_>>, Error> {
-        self.db
-            .get_pinned_cf(self.family(family), key)
-            .map_err(read_error)
+        let found = self.db.get_pinned_cf(self.family(family), key);
+        found.map_err(|error| self.alarm.read_error(error))
     }
 
     /// An iterator over the keys from `lower` to just before `upper`, which
@@ -162,6 +178,7 @@ impl Engine {
         Rows {
             inner: self.db.raw_iterator_cf_opt(self.family(family), options),
             is_empty,
+            alarm: self.alarm.clone(),
         }
     }
 
@@ -176,7 +193,8 @@ impl Engine {
         family: Family,
         key: &[u8],
     ) -> Result<Option<Vec<u8>>, Error> {
-        view.get_cf(self.family(family), key).map_err(read_error)
+        let found = view.get_cf(self.family(family), key);
+        found.map_err(|error| self.alarm.read_error(error))
     }
 
     /// Like [`iterate`](Self::iterate), as of `view` and for one long pass,
@@ -195,6 +213,7 @@ impl Engine {
         Rows {
             inner: view.raw_iterator_cf_opt(self.family(family), options),
             is_empty,
+            alarm: self.alarm.clone(),
         }
     }
 
@@ -204,6 +223,10 @@ impl Engine {
             Step::Put { family, key, value } => batch.put_cf(self.family(*family), key, value),
             Step::Entry { key, term, payload } => {
                 records::encode_entry(*term, payload, scratch);
+                #[cfg(feature = "planted-bugs")]
+                if crate::planted::applied_before_log() {
+                    return self.write_without_log(key, scratch);
+                }
                 batch.put_cf(self.family(Family::Log), key, scratch);
             }
             Step::Delete { family, key } => batch.delete_cf(self.family(*family), key),
@@ -212,6 +235,15 @@ impl Engine {
             }
             Step::DeleteRange { .. } => {}
         }
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    fn write_without_log(&self, key: &[u8], record: &[u8]) {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db
+            .put_cf_opt(self.family(Family::Log), key, record, &options)
+            .expect("memory takes it");
     }
 
     /// Writes `batch`; with `sync` it is on the disk when this returns.
@@ -263,6 +295,7 @@ impl Engine {
 pub struct Rows<'a> {
     inner: DBRawIterator<'a>,
     is_empty: bool,
+    alarm: Alarm,
 }
 
 impl Rows<'_> {
@@ -289,7 +322,10 @@ impl Rows<'_> {
         }
         match self.inner.item() {
             Some(item) => Ok(Some(item)),
-            None => self.inner.status().map(|()| None).map_err(read_error),
+            None => match self.inner.status() {
+                Ok(()) => Ok(None),
+                Err(error) => Err(self.alarm.read_error(error)),
+            },
         }
     }
 }
@@ -343,8 +379,13 @@ fn family_options(cache: &Cache, buffer_bytes: usize, by_group: bool) -> rocksdb
     options
 }
 
-fn read_error(error: rocksdb::Error) -> Error {
-    Error::Read(error.into_string())
+impl Alarm {
+    /// RocksDB fails a read only where the disk fails or a checksum does.
+    fn read_error(&self, error: rocksdb::Error) -> Error {
+        let error = Error::Read(error.into_string());
+        self.check(&error);
+        error
+    }
 }
 
 /// Tells damage from other reasons, and finds out which file it is in.

@@ -73,8 +73,9 @@ pub enum OpenError {
     },
     #[error(
         "{} is damaged: {detail}. Acknowledged messages may be missing from it, so it must not \
-         serve. Keep a copy for inspection, then let this machine rejoin under a new node id \
-         with an empty directory; the other replicas will bring it up to date", file.display()
+         serve. While the other nodes run, `accord rejoin --config FILE --node ID` sets the directory \
+         aside and prepares an empty one; `accord serve` then brings it up to date from the other \
+         replicas", file.display()
     )]
     Damaged {
         /// The damaged file, or the directory when RocksDB names no file.

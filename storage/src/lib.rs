@@ -9,22 +9,31 @@
 //! - Applied rows and the applied position change together, and are never
 //!   ahead of the log on disk.
 //! - A snapshot is installed wholly or not at all.
+//! - A directory that lost acknowledged writes is noticed when it is opened.
 //! - After a failed write nothing is accepted, and a damaged directory is
 //!   refused by name, never served from what is left of it.
 //!
 //! What the bytes of entries and rows mean is not known here. RocksDB is named
 //! nowhere else.
 
+mod alarm;
+mod aside;
 mod chunk;
 mod codec;
 mod core;
 mod engine;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod install;
 mod keys;
 mod layout;
+mod mark;
 mod options;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod queue;
 mod read;
 mod records;
@@ -38,6 +47,7 @@ mod types;
 mod wal;
 mod writer;
 
+pub use aside::{Aside, set_aside};
 pub use error::{Error, OpenError};
 pub use group::{Group, KEY_BYTES_MAX};
 pub use install::Install;

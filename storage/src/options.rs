@@ -32,8 +32,8 @@ pub struct Options {
     pub free_bytes_min: u64,
     /// [`Store::pressure`](crate::Store::pressure) is true above this.
     pub queue_bytes_max: usize,
-    /// Called at most once, when a write or an fsync fails. What is on disk is
-    /// then unknown, so the default ends the process with [`EXIT_CODE_FATAL`].
+    /// Called at most once, when a write or an fsync fails, or stored data does
+    /// not read back. What is on disk is then unknown, so the default ends the process with [`EXIT_CODE_FATAL`].
     pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
 }
 

@@ -88,6 +88,12 @@ impl Group {
         }
     }
 
+    /// Reports that what is stored contradicts itself at `index` (0 when it is not
+    /// in the log), which ends the process as any other damage does.
+    pub fn damaged(&self, index: u64, detail: impl Into<String>) -> Error {
+        self.shared().corrupt(index, detail.into())
+    }
+
     /// The value of a row, as written.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         self.shared().get(table, key)
@@ -211,11 +217,13 @@ impl Shared {
     }
 
     fn corrupt(&self, index: u64, detail: String) -> Error {
-        Error::Corrupt {
+        let error = Error::Corrupt {
             group: self.id,
             index,
             detail,
-        }
+        };
+        self.core.alarm.check(&error);
+        error
     }
 
     /// Cursors that together cover a range of a table, in key order.
@@ -301,12 +309,20 @@ mod tests {
     use crate::store::Store;
     use crate::types::{GroupId, LogId};
 
+    /// The process goes on after damage was found.
+    fn lasting(dir: &std::path::Path) -> Options {
+        Options {
+            on_fatal: std::sync::Arc::new(|_| ()),
+            ..Options::new(dir, "test", 1)
+        }
+    }
+
     #[test]
     fn a_missing_or_unreadable_entry_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let id = GroupId(4);
         let open = || {
-            let store = Store::open(Options::new(dir.path(), "test", 1)).unwrap();
+            let store = Store::open(lasting(dir.path())).unwrap();
             let group = store.group(id).unwrap();
             (store, group)
         };
@@ -350,7 +366,7 @@ mod tests {
         let applied = LogId { term: 1, index: 3 };
         group.apply(applied, Vec::new(), Box::new(|_| ()));
         drop((group, store));
-        let store = Store::open(Options::new(dir.path(), "test", 1)).unwrap();
+        let store = Store::open(lasting(dir.path())).unwrap();
         let refused = store.group(GroupId(4)).err().unwrap();
         assert!(
             matches!(refused, Error::Corrupt { index: 3, .. }),

@@ -50,10 +50,14 @@ impl Group {
             core.engine
                 .get_at(held.borrow_dependent(), Family::Rows, key)
         };
-        let corrupt = |detail| Error::Corrupt {
-            group: shared.id,
-            index: 0,
-            detail,
+        let corrupt = |detail| {
+            let error = Error::Corrupt {
+                group: shared.id,
+                index: 0,
+                detail,
+            };
+            shared.core.alarm.check(&error);
+            error
         };
         let meta = read(&keys::meta(shared.id))?
             .map(|bytes| records::decode_meta(&bytes))
@@ -146,6 +150,7 @@ impl Iterator for Chunks {
                 Ok(false) if chunk.is_empty() => return None,
                 Ok(false) => break,
                 Err(error) => {
+                    self.inner.held.borrow_owner().alarm.check(&error);
                     self.phase = Phase::Finished;
                     return Some(Err(error));
                 }

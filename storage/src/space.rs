@@ -1,4 +1,5 @@
-//! Watches the disk from a thread of its own, off the path of every write.
+//! Watches the disk from a thread of its own, off the path of every write, and
+//! brings the acknowledged mark to it.
 //!
 //! A full disk is worse than a refusal: RocksDB may not open again on one. So
 //! the node must stop accepting while there is still room to flush and compact.
@@ -52,6 +53,12 @@ pub fn run(core: &Core, dir: &Path, free_bytes_min: u64) {
             core.fail("RocksDB could not write in the background; its LOG says why".into());
             return;
         }
+        if let Err(error) = core.mark.sync() {
+            core.fail(format!(
+                "the fsync of the acknowledged mark failed: {error}"
+            ));
+            return;
+        }
     }
 }
 
@@ -61,9 +68,13 @@ pub fn check(core: &Core, dir: &Path, free_bytes_min: u64) {
         Ok(disk) => {
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
             let has_room = free >= free_bytes_min;
+            let has_reserve = free >= free_bytes_min / 2;
             core.counters.free_bytes.store(free, Ordering::Relaxed);
             if core.has_room.swap(has_room, Ordering::Relaxed) != has_room {
                 tracing::warn!(free, free_bytes_min, has_room, "disk space");
+            }
+            if core.has_reserve.swap(has_reserve, Ordering::Relaxed) != has_reserve {
+                tracing::warn!(free, has_reserve, "disk space for what others decide");
             }
         }
         Err(error) => tracing::warn!(%error, dir = %dir.display(), "free space is unknown"),

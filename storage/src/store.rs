@@ -8,11 +8,13 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::oneshot;
 
+use crate::alarm::Alarm;
 use crate::core::{Core, Lock};
 use crate::engine::{Engine, Family, Step};
 use crate::error::{Error, OpenError};
 use crate::group::Group;
 use crate::keys;
+use crate::mark::{self, Found, Mark};
 use crate::options::Options;
 use crate::queue::{Op, Queue, Then};
 use crate::registry::Registry;
@@ -55,17 +57,29 @@ impl Store {
         fs::create_dir_all(&database).map_err(io)?;
         let lock = lock(dir)?;
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
-        let engine = Engine::open(&database, &options)?;
-        let identity = settle(&engine, &options)?;
+        let alarm = Alarm::new(options.on_fatal.clone());
+        let engine = Engine::open(&database, &options, &alarm)?;
+        let found = mark::find(dir).map_err(io)?;
+        let before = engine.sequence();
+        let identity = settle(&engine, found, &options)?;
+        // What a crash left behind unsynced was read again, but is acknowledged
+        // only when later writes are.
+        let acknowledged = match found {
+            Found::Upto(acknowledged) if before > 0 => acknowledged,
+            _ => engine.sequence(),
+        };
+        let mark = Mark::open(dir, acknowledged).map_err(io)?;
         let core = Arc::new(Core {
             engine,
+            mark,
             _lock: Lock(lock),
             queue: Queue::new(options.queue_bytes_max),
             counters: Counters::default(),
             groups: Registry::default(),
             has_room: AtomicBool::new(true),
+            has_reserve: AtomicBool::new(true),
             stop: Stop::default(),
-            on_fatal: options.on_fatal.clone(),
+            alarm: alarm.clone(),
             #[cfg(test)]
             fault: AtomicBool::new(false),
         });
@@ -84,6 +98,7 @@ impl Store {
             space::run(&core, &database, free_bytes_min);
         });
         handle.threads().push(watcher.map_err(io)?);
+        alarm.store_is_open();
         Ok(Store { handle })
     }
 
@@ -134,13 +149,21 @@ impl Store {
     pub fn group(&self, id: GroupId) -> Result<Group, Error> {
         let core = self.core();
         core.queue.check()?;
-        core.groups.open(core, id)
+        let opened = core.groups.open(core, id);
+        opened.inspect_err(|error| core.alarm.check(error))
     }
 
     /// Whether the disk has room for new messages. A cheap read of what was
     /// found at most a second ago.
     pub fn has_room(&self) -> bool {
         self.core().has_room.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has room at least for what others have decided: half of what
+    /// [`has_room`](Self::has_room) asks for. The rest is for flushes and
+    /// compactions.
+    pub fn has_reserve(&self) -> bool {
+        self.core().has_reserve.load(Ordering::Relaxed)
     }
 
     /// Whether more waits to be written than the disk keeps up with. Producers
@@ -230,7 +253,7 @@ fn spawn(
 }
 
 /// Only one store may write here. The lock ends with the process.
-fn lock(dir: &Path) -> Result<File, OpenError> {
+pub fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join(LOCK);
     let file = File::options()
         .create(true)
@@ -249,13 +272,22 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
 
 /// Makes the facts of a new directory, or checks those of an old one. Returns
 /// its identity.
-fn settle(engine: &Engine, options: &Options) -> Result<[u8; 16], OpenError> {
+fn settle(engine: &Engine, found: Found, options: &Options) -> Result<[u8; 16], OpenError> {
     let dir = &options.dir;
     let damaged = |detail: &str| OpenError::Damaged {
         file: dir.join(DATABASE),
         detail: detail.into(),
     };
-    if engine.is_new() {
+    let sequence = engine.sequence();
+    if let Found::Upto(acknowledged) = found
+        && sequence < acknowledged
+    {
+        return Err(damaged(&format!(
+            "it ends at write {sequence}, but writes up to {acknowledged} were acknowledged: the end \
+             of its write-ahead log or of its manifest is missing"
+        )));
+    }
+    if sequence == 0 {
         return make_facts(engine, options);
     }
     let fact = |key: &[u8]| match engine.get(Family::Facts, key) {
@@ -271,6 +303,18 @@ fn settle(engine: &Engine, options: &Options) -> Result<[u8; 16], OpenError> {
             dir: dir.clone(),
             found: format,
             supported: keys::FORMAT,
+        });
+    }
+    // A directory of this format has one before its first fact.
+    let lost = match found {
+        Found::Upto(_) => None,
+        Found::Missing => Some("is missing"),
+        Found::Unreadable => Some("cannot be read"),
+    };
+    if let Some(how) = lost {
+        return Err(OpenError::Damaged {
+            file: dir.join(mark::NAME),
+            detail: format!("the mark of what was acknowledged {how}"),
         });
     }
     let cluster = fact(keys::CLUSTER_FACT)?;
@@ -301,6 +345,10 @@ fn make_facts(engine: &Engine, options: &Options) -> Result<[u8; 16], OpenError>
         dir: options.dir.clone(),
         detail,
     };
+    mark::create(&options.dir).map_err(|source| OpenError::Io {
+        path: options.dir.join(mark::NAME),
+        source,
+    })?;
     let mut identity = [0; 16];
     getrandom::fill(&mut identity)
         .map_err(|error| failed(format!("the system has no randomness: {error}")))?;

@@ -24,6 +24,8 @@ const FULL: u8 = 1;
 const FIRST: u8 = 2;
 const MIDDLE: u8 = 3;
 const LAST: u8 = 4;
+/// The same four in a log file that is being reused.
+const RECYCLED: std::ops::RangeInclusive<u8> = 5..=8;
 
 /// How a log file ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,48 @@ pub fn mend(dir: &Path) -> io::Result<bool> {
     let cut = bytes.len() - at;
     tracing::warn!(file = %path.display(), cut, "removed a record that a crash left unfinished");
     Ok(true)
+}
+
+/// A log in `dir` with a record that only reused log files have, which ours
+/// never are.
+///
+/// RocksDB 11.8 does not refuse such a record: a flipped bit that makes one of
+/// an ordinary record sends it into an endless loop. So it must not see it.
+pub fn foreign_record(dir: &Path) -> io::Result<Option<PathBuf>> {
+    for file in fs::read_dir(dir)? {
+        let path = file?.path();
+        let is_log = path.extension().is_some_and(|extension| extension == "log");
+        if is_log && has_foreign_record(&fs::read(&path)?) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Follows the headers as far as they can be followed; what else is wrong with
+/// the log, RocksDB finds.
+fn has_foreign_record(bytes: &[u8]) -> bool {
+    let mut at = 0;
+    while at < bytes.len() {
+        let left_in_block = BLOCK_BYTES - at % BLOCK_BYTES;
+        if left_in_block < HEADER_BYTES {
+            at += left_in_block;
+            continue;
+        }
+        let Some((header, _)) = bytes[at..].split_first_chunk::<HEADER_BYTES>() else {
+            return false;
+        };
+        let [_, _, _, _, low, high, kind] = *header;
+        if RECYCLED.contains(&kind) {
+            return true;
+        }
+        let length = usize::from(u16::from_le_bytes([low, high]));
+        if HEADER_BYTES + length > left_in_block {
+            return false;
+        }
+        at += HEADER_BYTES + length;
+    }
+    false
 }
 
 /// The last log that holds anything: a crash may leave an empty one behind it.
@@ -127,6 +171,15 @@ fn ending(bytes: &[u8]) -> Ending {
     }
 }
 
+/// How much of a log that ends inside a record is whole.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn whole_before_cut(bytes: &[u8]) -> Option<usize> {
+    match ending(bytes) {
+        Ending::Cut { at } => Some(at),
+        Ending::Whole | Ending::Damaged => None,
+    }
+}
+
 /// Whether `checksum` is that of a record that `bytes` hold wholly.
 fn fits_any_length(checksum: u32, kind: u8, bytes: &[u8]) -> bool {
     let mut crc = extend(!0, kind);
@@ -170,9 +223,47 @@ const fn table() -> [u32; 256] {
 }
 
 #[cfg(test)]
+pub use tests::some_log;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_record_of_a_reused_log_is_found_wherever_it_is() {
+        let mut log = Vec::new();
+        record(&mut log, FULL, &[1; 100]);
+        record(&mut log, FULL, &[2; 100]);
+        assert!(!has_foreign_record(&log) && !has_foreign_record(&[]));
+        for kind in RECYCLED {
+            let mut changed = log.clone();
+            changed[HEADER_BYTES + 100 + 6] = kind;
+            assert!(has_foreign_record(&changed), "{kind}");
+        }
+        // What cannot be followed is left to RocksDB.
+        log[4] = 0xff;
+        log[5] = 0xff;
+        assert!(!has_foreign_record(&log) && !has_foreign_record(&log[..9]));
+    }
+
+    /// Without the check RocksDB would never come back from opening this.
+    #[test]
+    fn a_bit_that_makes_a_record_look_reused_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = || crate::options::Options::new(dir.path(), "test", 1);
+        drop(crate::store::Store::open(options()).unwrap());
+        let store = crate::store::Store::open(options()).unwrap();
+        store.set_fact("one", b"1").unwrap();
+        store.set_fact("two", b"2").unwrap();
+        drop(store);
+        let path = newest(&dir.path().join("db")).unwrap().unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[6] ^= 4;
+        fs::write(&path, bytes).unwrap();
+        let refused = crate::store::Store::open(options()).err().unwrap();
+        assert!(refused.to_string().contains(".log is damaged"), "{refused}");
+    }
 
     fn record(log: &mut Vec<u8>, kind: u8, payload: &[u8]) {
         let crc = payload
@@ -207,6 +298,14 @@ mod tests {
                 return;
             }
         }
+    }
+
+    pub fn some_log(records: &[&[u8]]) -> Vec<u8> {
+        let mut log = Vec::new();
+        for payload in records {
+            append(&mut log, payload);
+        }
+        log
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The single thread that writes: group commit.
 //!
 //! It takes all that waits, writes it as one atomic batch with at most one
-//! fsync, and only then tells the callers. While the disk works the next batch
-//! gathers; nothing ever waits on a timer. A failed write ends everything: what
-//! reached the disk is unknown, and a second fsync may falsely succeed.
+//! fsync, notes that in the acknowledged mark, and only then tells the callers.
+//! While the disk works the next batch gathers; nothing ever waits on a timer. A
+//! failed write ends everything: what reached the disk is unknown, and a second
+//! fsync may falsely succeed.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -28,10 +29,23 @@ pub fn run(core: &Core) {
         }
     }
     if core.queue.check().is_ok()
-        && let Err(reason) = core.engine.sync()
+        && let Err(reason) = bring_to_disk(core)
     {
         core.fail(format!("the last fsync failed: {reason}"));
     }
+}
+
+/// Brings to the disk what was written without an fsync of its own.
+fn bring_to_disk(core: &Core) -> Result<(), String> {
+    core.engine.sync()?;
+    acknowledge(core)?;
+    core.mark.sync().map_err(|error| error.to_string())
+}
+
+/// Notes how far the disk is, before any caller hears of it.
+fn acknowledge(core: &Core) -> Result<(), String> {
+    let written = core.mark.write(core.engine.sequence());
+    written.map_err(|error| format!("the acknowledged mark: {error}"))
 }
 
 fn write(core: &Core, taken: &Taken, scratch: &mut Vec<u8>) -> Result<(), String> {
@@ -42,6 +56,8 @@ fn write(core: &Core, taken: &Taken, scratch: &mut Vec<u8>) -> Result<(), String
         core.engine.add(&mut batch, step, scratch);
     }
     let sync = taken.ops.iter().any(|op| op.sync);
+    #[cfg(feature = "planted-bugs")]
+    let sync = sync && !crate::planted::ack_before_fsync();
     if batch.is_empty() && !sync {
         return Ok(());
     }
@@ -55,6 +71,9 @@ fn write(core: &Core, taken: &Taken, scratch: &mut Vec<u8>) -> Result<(), String
     let started = Instant::now();
     core.write_fault()?;
     core.engine.write(batch, sync)?;
+    if sync {
+        acknowledge(core)?;
+    }
     if let Some((mut current, next)) = switch {
         *current = next.clone();
     }

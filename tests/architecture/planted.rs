@@ -93,6 +93,23 @@ fn bincode_is_called_in_codec_modules_only() {
 }
 
 #[test]
+fn a_planted_bug_is_guarded_by_its_feature() {
+    let guard = "#[cfg(feature = \"planted-bugs\")]";
+    check("src/a.rs", &format!("{guard}\nmod planted;"), &[]);
+    check("src/planted.rs", "use crate::planted;", &[]);
+    check(
+        "src/a.rs",
+        &format!("{guard}\nfn f() {{}}\ncrate::planted::f();"),
+        &["src/a.rs:3 names `planted`"],
+    );
+    check(
+        "src/a.rs",
+        "#[cfg(feature = \"other\")]\nmod planted;",
+        &["src/a.rs:2 names `planted`"],
+    );
+}
+
+#[test]
 fn prose_may_name_anything() {
     check(
         "src/a.rs",

@@ -59,7 +59,13 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.read(start, end, REQUEST_BYTES_MAX)
+        let entries = self.read(start, end, REQUEST_BYTES_MAX)?;
+        // A replication stream may be behind a purge. Entries that do not begin where it asked would
+        // leave a hole in what it sends; none at all make it ask the follower where it stands.
+        match entries.first() {
+            Some(first) if first.log_id.index() != start => Ok(Vec::new()),
+            _ => Ok(entries),
+        }
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

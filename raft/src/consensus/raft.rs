@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
+#[cfg(feature = "planted-bugs")]
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use accord_storage as storage;
@@ -104,6 +106,8 @@ impl Consensus {
     /// Opens the replica. Leadership is never restored from the disk: a leader that crashed may have
     /// had entries replicated that its own disk lost.
     ///
+    /// Unless it `may_campaign`, it does so only after [`Consensus::allow_elections`].
+    ///
     /// # Errors
     /// If the group's state cannot be read.
     pub(crate) async fn open(
@@ -111,9 +115,11 @@ impl Consensus {
         kind: Kind,
         group: storage::Group,
         commits: Arc<dyn Commits>,
+        may_campaign: bool,
         peer: impl Fn(NodeId) -> Option<Peer> + Send + Sync + 'static,
     ) -> io::Result<Consensus> {
-        let config = config(options, group.id().0)?;
+        let mut config = config(options, group.id().0)?;
+        config.enable_elect = may_campaign;
         let knowledge = Arc::new(Knowledge {
             node: options.node,
             opened: group.vote(),
@@ -199,6 +205,10 @@ impl Consensus {
     /// The index up to which a linearizable read must see the log, confirmed by a quorum after this
     /// call began. `Err` names the leader if this replica knows of another.
     pub(crate) async fn read_index(&self) -> Result<u64, ProposeError> {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::lease_read() && self.leader().leader == Some(self.knowledge.node) {
+            return Ok(self.computed_next.load(Ordering::Acquire).saturating_sub(1));
+        }
         let option =
             LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(CONFIRM_WAIT_MAX);
         match self.raft.get_read_log_id(option).await {
@@ -214,6 +224,31 @@ impl Consensus {
     pub(crate) async fn campaign(&self, pre_vote: bool) {
         // A stopped replica needs no leader.
         let _ = self.raft.trigger().elect(pre_vote).await;
+    }
+
+    /// From now on it campaigns when it hears of no leader for long.
+    pub(crate) fn allow_elections(&self) {
+        self.raft.runtime_config().elect(true);
+    }
+
+    /// Answers a replica of `node` that has lost its memory: the highest term that is known here. If
+    /// this replica leads, it will take that node's log for what it is from now on, where a log that
+    /// became shorter would otherwise be an error.
+    ///
+    /// # Errors
+    /// If the replica has stopped.
+    pub(crate) async fn on_inquiry(&self, node: NodeId) -> Result<u64, String> {
+        let allowed = self.raft.trigger().allow_next_revert(&node, true).await;
+        match allowed.map_err(|error| error.to_string())? {
+            Ok(()) => tracing::info!(
+                group = self.group.id().0,
+                node,
+                "a replica has lost its log; it is replicated anew"
+            ),
+            // Another leads, or will: one that is elected later assumes nothing of that log.
+            Err(_) => {}
+        }
+        Ok(self.group.vote().map_or(0, |vote| vote.term))
     }
 
     pub(crate) async fn transfer_leader(&self, to: NodeId) {

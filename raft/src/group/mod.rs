@@ -12,6 +12,7 @@ pub(crate) mod tap;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::Weak;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use crate::consensus::ProposeError;
 use crate::failover;
 use crate::machine::Kind;
 use crate::peers;
+use crate::recovery;
 use crate::rows::GroupRows;
 use crate::shared::Shared;
 use crate::transport::NodeId;
@@ -55,8 +57,12 @@ pub(crate) struct Group {
     /// What the directory says of it; set once somebody on this node has read it there.
     record: OnceLock<Arc<Channel>>,
     replica: OnceCell<Arc<Replica>>,
+    /// Whether it has its memory, as far as its own mark says; see [`Group::is_recovering`].
+    recovered: AtomicBool,
     lane: LaneHandle,
     appends: OnceLock<mpsc::Sender<(AppendRequest, Reply)>>,
+    /// Whether this node stands for election.
+    standing: AtomicBool,
 }
 
 /// This node's copy of a group.
@@ -76,12 +82,14 @@ impl Group {
             id,
             record: OnceLock::new(),
             replica: OnceCell::new(),
+            recovered: AtomicBool::new(is_marked_recovered(&shared, id)),
             lane: lane::start(
                 Weak::clone(weak),
                 shared.store.clone(),
                 shared.stopping.subscribe(),
             ),
             appends: OnceLock::new(),
+            standing: AtomicBool::new(false),
             shared,
         })
     }
@@ -102,6 +110,16 @@ impl Group {
                 failover::first_leader(group).await;
             });
         }
+    }
+
+    /// Whether this node's replica may have forgotten votes and acknowledgements: it must neither
+    /// vote nor campaign, nor found itself.
+    pub(crate) fn is_recovering(&self) -> bool {
+        !self.recovered.load(Ordering::Acquire) && self.shared.recovery.concerns(self.id)
+    }
+
+    pub(crate) fn set_recovered(&self) {
+        self.recovered.store(true, Ordering::Release);
     }
 
     pub(crate) fn has_record(&self) -> bool {
@@ -127,11 +145,18 @@ impl Group {
             .is_some_and(|replicas| replicas.contains(&this_node))
     }
 
+    /// Whether this node's replica can answer for the group. While it recovers the others do.
+    pub(crate) fn serves_here(&self) -> bool {
+        self.is_here() && !self.is_recovering()
+    }
+
     /// The replicas whose nodes are up, in turn: the first campaigns first, and knows most likely
     /// who leads.
     pub(crate) fn up(&self, turn: usize) -> Option<NodeId> {
         let replicas = self.replicas()?.into_iter();
-        let up: Vec<_> = replicas.filter(|node| self.shared.is_up(*node)).collect();
+        let serves = |node: &NodeId| *node != self.shared.node() || !self.is_recovering();
+        let up = replicas.filter(|node| self.shared.is_up(*node) && serves(node));
+        let up: Vec<_> = up.collect();
         up.get(turn % up.len().max(1)).copied()
     }
 
@@ -142,7 +167,7 @@ impl Group {
 
     /// Opens the replica in the background if this node holds one and it is not open yet.
     pub(crate) fn wake(self: &Arc<Self>) {
-        if self.replica.get().is_none() && self.is_here() {
+        if self.replica.get().is_none() && self.serves_here() {
             let group = Arc::clone(self);
             tokio::spawn(async move { group.replica().await.map(drop) });
         }
@@ -151,8 +176,24 @@ impl Group {
     /// The replica, opened if need be.
     ///
     /// # Errors
-    /// `Stopping`, or `Storage` if the group's state cannot be read.
+    /// `Stopping`, `Recovering` before a replica without a memory knows what it has promised, or
+    /// `Storage` if the group's state cannot be read.
     pub(crate) async fn replica(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
+        if let Some(replica) = self.replica.get() {
+            return Ok(Arc::clone(replica));
+        }
+        if self.is_recovering() {
+            return Err(ReadError::Recovering);
+        }
+        self.open_replica_once().await
+    }
+
+    /// As [`Group::replica`], for whoever sees to its recovery: waits until it knows what it has
+    /// promised.
+    ///
+    /// # Errors
+    /// `Stopping`, or `Storage` if the group's state cannot be read.
+    pub(crate) async fn open_replica_once(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
         if let Some(replica) = self.replica.get() {
             return Ok(Arc::clone(replica));
         }
@@ -195,6 +236,10 @@ impl Group {
             return Err(ReadError::Stopping);
         }
         let stored = shared.store.group(self.id).map_err(storage_error)?;
+        let recovering = self.is_recovering();
+        if recovering && stored.vote().is_none() {
+            recovery::promise(self, &stored).await?;
+        }
         let tap = Arc::new(Tap::new(Arc::clone(&shared.delivery)));
         let links = Arc::clone(shared);
         let consensus = Consensus::open(
@@ -206,6 +251,7 @@ impl Group {
             },
             stored.clone(),
             Arc::clone(&tap) as Arc<dyn Commits>,
+            !recovering,
             move |node| links.peer(node),
         )
         .await
@@ -224,7 +270,7 @@ impl Group {
 
     /// Gives a replica that holds nothing its first membership, the same on all replicas.
     async fn found(self: &Arc<Self>, replica: &Replica) {
-        if self.is_here()
+        if self.serves_here()
             && replica.consensus.group().is_pristine()
             && let Some(voters) = self.replicas()
         {
@@ -332,6 +378,17 @@ impl Group {
         replica.confirmations.index(run).await
     }
 
+    /// Says that this node stands for election, until the answer is dropped.
+    pub(crate) fn stand(self: &Arc<Self>) -> Standing {
+        let standing = Standing(Arc::clone(self));
+        standing.step_forward();
+        standing
+    }
+
+    pub(crate) fn is_standing(&self) -> bool {
+        self.standing.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn status(&self) -> GroupStatus {
         self.open_replica()
             .map_or_else(GroupStatus::default, |replica| {
@@ -346,6 +403,32 @@ impl Group {
                 }
             })
     }
+}
+
+/// A candidacy that other candidates can see.
+pub(crate) struct Standing(Arc<Group>);
+
+impl Standing {
+    pub(crate) fn step_forward(&self) {
+        self.0.standing.store(true, Ordering::Relaxed);
+    }
+
+    /// This node cannot win for now; the others need not wait for it.
+    pub(crate) fn step_back(&self) {
+        self.0.standing.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.step_back();
+    }
+}
+
+/// A group that recovered in an earlier life of this process. If its mark cannot be read it counts
+/// as recovering, which is safe.
+fn is_marked_recovered(shared: &Shared, id: GroupId) -> bool {
+    shared.recovery.concerns(id) && matches!(shared.store.fact(&recovery::mark_of(id)), Ok(Some(_)))
 }
 
 async fn leader_read_index(consensus: &Consensus) -> Result<u64, ReadError> {

@@ -90,7 +90,7 @@ fn describe(shared: &Shared, target: NodeId) -> Hello {
         cluster: config.cluster.clone(),
         node: config.node,
         target,
-        identity: config.identity,
+        disk: config.disk,
         fingerprint: config.fingerprint.clone(),
     }
 }
@@ -98,8 +98,7 @@ fn describe(shared: &Shared, target: NodeId) -> Hello {
 /// Asks the service, on a thread where it may wait for a disk.
 async fn admit(shared: &Arc<Shared>, other: Hello) -> Result<NodeId, Refusal> {
     let service = Arc::clone(&shared.service);
-    let admitted =
-        tokio::task::spawn_blocking(move || service.admit(other.node, other.identity)).await;
+    let admitted = tokio::task::spawn_blocking(move || service.admit(other.node, other.disk)).await;
     let judged =
         admitted.unwrap_or_else(|_| Err("the storage identity could not be checked".to_owned()));
     match judged {

@@ -12,7 +12,7 @@ use bincode::{Decode, Encode};
 
 use crate::codec;
 
-use super::NodeId;
+use super::{Disk, NodeId};
 
 pub(super) const CLUSTER_BYTES_MAX: usize = 255;
 pub(super) const FINGERPRINT_BYTES_MAX: usize = 4_096;
@@ -26,9 +26,11 @@ pub(super) const PREFIX_BYTES: usize = 15;
 const MAGIC: [u8; 8] = *b"\x89ACCORD\n";
 
 /// The versions of the protocol that this program speaks.
+///
+/// 2: the hello carries the incarnation of the storage.
 pub(super) const VERSIONS: Versions = Versions {
-    lowest: 1,
-    highest: 1,
+    lowest: 2,
+    highest: 2,
 };
 
 const HELLO: u8 = 1;
@@ -56,7 +58,7 @@ pub(super) struct Hello {
     pub(super) cluster: String,
     pub(super) node: NodeId,
     pub(super) target: NodeId,
-    pub(super) identity: [u8; 16],
+    pub(super) disk: Disk,
     pub(super) fingerprint: String,
 }
 
@@ -376,7 +378,10 @@ mod tests {
             cluster: "accord".into(),
             node: 1,
             target: 2,
-            identity: [7; 16],
+            disk: Disk {
+                identity: [7; 16],
+                incarnation: 9,
+            },
             fingerprint: "replication=3".into(),
         }
     }
@@ -395,15 +400,21 @@ mod tests {
             any::<u64>(),
             any::<u64>(),
             any::<[u8; 16]>(),
+            any::<u64>(),
             ".{0,600}",
         )
-            .prop_map(|(cluster, node, target, identity, fingerprint)| Hello {
-                cluster,
-                node,
-                target,
-                identity,
-                fingerprint,
-            })
+            .prop_map(
+                |(cluster, node, target, identity, incarnation, fingerprint)| Hello {
+                    cluster,
+                    node,
+                    target,
+                    disk: Disk {
+                        identity,
+                        incarnation,
+                    },
+                    fingerprint,
+                },
+            )
     }
 
     fn any_message() -> impl Strategy<Value = Message> {
@@ -418,14 +429,15 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let mut expected = b"\x89ACCORD\n\x01\x00\x01\x00\x01\x27\x00\x06accord\x01\x02".to_vec();
+        let mut expected = b"\x89ACCORD\n\x02\x00\x02\x00\x01\x28\x00\x06accord\x01\x02".to_vec();
         expected.extend_from_slice(&[7; 16]);
+        expected.push(9);
         expected.extend_from_slice(b"\x0dreplication=3");
         assert_eq!(encode(&Message::Hello(hello())), expected);
         let refusal = Message::Refused(Refusal::new(Reason::OtherCluster, "no"));
         assert_eq!(
             encode(&refusal),
-            b"\x89ACCORD\n\x01\x00\x01\x00\x04\x03\x00\x02no"
+            b"\x89ACCORD\n\x02\x00\x02\x00\x04\x03\x00\x02no"
         );
     }
 
@@ -546,15 +558,15 @@ mod tests {
     #[test]
     fn other_versions_can_be_told_so() {
         let mut bytes = encode(&Message::Hello(hello()));
-        bytes[8..12].copy_from_slice(&[2, 0, 5, 0]);
+        bytes[8..12].copy_from_slice(&[3, 0, 5, 0]);
         let refusal = decode(&bytes).unwrap_err();
         assert_eq!(refusal.reason, Reason::Version);
         assert!(
-            refusal.text.contains("versions 1 to 1, the other 2 to 5"),
+            refusal.text.contains("versions 2 to 2, the other 3 to 5"),
             "{refusal}"
         );
         let mut bytes = encode(&Message::Refused(refusal.clone()));
-        bytes[8..12].copy_from_slice(&[2, 0, 5, 0]);
+        bytes[8..12].copy_from_slice(&[3, 0, 5, 0]);
         assert_eq!(decode(&bytes), Ok(Message::Refused(refusal)));
     }
 

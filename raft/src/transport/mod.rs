@@ -20,7 +20,10 @@ mod accept;
 mod call;
 mod calls;
 mod dial;
+mod disk;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handshake;
 mod hello;
 mod lane;
@@ -50,6 +53,7 @@ use peer::PeerState;
 use stats::Counters;
 
 pub use call::{Call, CallError, Reply};
+pub use disk::{Admitted, Disk};
 pub use frame::{BODY_BYTES_MAX, FRAME_BYTES_MAX};
 pub use hello::Reason;
 pub use lane::CALLS_MAX;
@@ -67,8 +71,7 @@ pub struct Config {
     /// The cluster's name; both ends of a connection must have the same one (at most 255 bytes).
     pub cluster: String,
     pub node: NodeId,
-    /// Made when the node's storage was created: it tells an emptied disk from the old one.
-    pub identity: [u8; 16],
+    pub disk: Disk,
     /// The settings that must agree, as an operator would read them, for example
     /// `replication=3 nodes=1,2,3` (at most 4,096 bytes).
     pub fingerprint: String,
@@ -120,10 +123,10 @@ pub trait Service: Send + Sync + 'static {
     /// that came with it: copy what you keep for long.
     fn request(&self, from: NodeId, kind: u8, body: Bytes, reply: Reply);
 
-    /// Is this the disk that the cluster knows as `node`'s? Trust on first use belongs here; an
+    /// Is `disk` the one that the cluster knows as `node`'s? Trust on first use belongs here; an
     /// error refuses the connection with that text, on both sides. May block for a disk write: it is
     /// called on a thread made for that, once per handshake, possibly for one node twice at once.
-    fn admit(&self, node: NodeId, identity: [u8; 16]) -> Result<(), String>;
+    fn admit(&self, node: NodeId, disk: Disk) -> Result<(), String>;
 
     /// Calls to this node can be made from now on. Must not block.
     fn peer_up(&self, node: NodeId);

@@ -282,6 +282,15 @@ pub fn replication(view: &dyn View) -> Result<u32, MachineError> {
     Ok(head.unwrap_or_default().replication)
 }
 
+/// The number that the next channel's group gets.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn next_group(view: &dyn View) -> Result<u64, MachineError> {
+    let head: Option<Head> = get(view, &keys::head(), HEAD_VERSION, "directory head")?;
+    Ok(head.unwrap_or_default().next_group)
+}
+
 fn decide(
     overlay: &mut Overlay<'_>,
     head: &mut Head,

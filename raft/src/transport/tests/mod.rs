@@ -56,8 +56,8 @@ impl Service for Desk {
         }
     }
 
-    fn admit(&self, node: NodeId, identity: [u8; 16]) -> Result<(), String> {
-        assert_eq!(identity, identity_of(node));
+    fn admit(&self, node: NodeId, disk: Disk) -> Result<(), String> {
+        assert_eq!(disk, disk_of(node));
         locked(&self.unwelcome)
             .get(&node)
             .map_or(Ok(()), |text| Err(text.clone()))
@@ -178,7 +178,7 @@ fn config(node: NodeId, peers: Vec<PeerAddress>) -> Config {
     Config {
         cluster: CLUSTER.to_owned(),
         node,
-        identity: identity_of(node),
+        disk: disk_of(node),
         fingerprint: SETTINGS.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         peers,
@@ -193,8 +193,11 @@ fn config(node: NodeId, peers: Vec<PeerAddress>) -> Config {
     }
 }
 
-fn identity_of(node: NodeId) -> [u8; 16] {
-    [u8::try_from(node).unwrap(); 16]
+fn disk_of(node: NodeId) -> Disk {
+    Disk {
+        identity: [u8::try_from(node).unwrap(); 16],
+        incarnation: node,
+    }
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -268,7 +271,7 @@ fn hello_of(node: NodeId, target: NodeId) -> Hello {
         cluster: CLUSTER.to_owned(),
         node,
         target,
-        identity: identity_of(node),
+        disk: disk_of(node),
         fingerprint: SETTINGS.to_owned(),
     }
 }

@@ -13,7 +13,7 @@ impl Service for Echo {
         reply.ok(body);
     }
 
-    fn admit(&self, _: NodeId, _: [u8; 16]) -> Result<(), String> {
+    fn admit(&self, _: NodeId, _: Disk) -> Result<(), String> {
         Ok(())
     }
 

@@ -1,0 +1,295 @@
+//! Brings the groups of a rejoining node back, the directory first, then every group that the
+//! directory places here, a few at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use accord_storage as storage;
+use accord_storage::GroupId;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use super::COMPLETE_FACT;
+use super::SPARED_FACT;
+use super::mark_of;
+use super::rules;
+use crate::api::Consistency;
+use crate::api::ReadError;
+use crate::group::Group;
+use crate::group::Replica;
+use crate::group::storage_error;
+use crate::machine::directory;
+use crate::peers::Kind;
+use crate::shared::Shared;
+use crate::transport::NodeId;
+
+/// Groups that recover at the same time: enough to hide the way to the others, few enough that each
+/// gets its snapshot soon.
+const GROUPS_AT_ONCE_MAX: usize = 16;
+/// How long another voter may take to tell its term.
+const INQUIRY_DEADLINE: Duration = Duration::from_secs(2);
+/// Between two tries at anything that another node must do first.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// How often the log says what is being waited for.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+/// Recovers everything; ends early only when the node stops.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let incarnation = shared.recovery.incarnation();
+    tracing::warn!(
+        incarnation,
+        "this node has rejoined with an empty disk: it votes in no group before it has caught up"
+    );
+    let began = Instant::now();
+    match recover_all(&shared).await {
+        Ok(groups) => {
+            let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(
+                groups,
+                took_ms,
+                "all groups of this node have recovered: the rejoin is complete"
+            );
+        }
+        Err(ReadError::Stopping) => {}
+        Err(error) => tracing::error!(%error, "the recovery of this node cannot go on"),
+    }
+}
+
+async fn recover_all(shared: &Arc<Shared>) -> Result<usize, ReadError> {
+    let directory = shared.directory();
+    let recovers = directory.is_recovering();
+    let replica = catch_up(&directory).await?;
+    if recovers {
+        let spared_from = directory::next_group(&replica.rows).map_err(storage_error)?;
+        set_fact(shared, SPARED_FACT.into(), spared_from.to_le_bytes().into()).await?;
+        shared
+            .recovery
+            .spared_from
+            .store(spared_from, Ordering::Release);
+        become_ordinary(&directory, &replica);
+    }
+    let spared_from = shared.recovery.spared_from.load(Ordering::Acquire);
+    let here = groups_here(shared, &replica, spared_from).await?;
+    let total = here.len();
+    let left = &shared.recovery.groups_left;
+    left.store(total as u64, Ordering::Relaxed);
+    tracing::info!(groups = total, "the directory has recovered");
+    let mut recovering = futures_util::stream::iter(here)
+        .map(|group| async move { recover(&group).await })
+        .buffer_unordered(GROUPS_AT_ONCE_MAX);
+    let mut said = Instant::now();
+    while let Some(recovered) = recovering.next().await {
+        recovered?;
+        let left = left.fetch_sub(1, Ordering::Relaxed) - 1;
+        if said.elapsed() >= SAY_AGAIN {
+            said = Instant::now();
+            tracing::info!(left, total, "groups are recovering");
+        }
+    }
+    set_fact(shared, COMPLETE_FACT.into(), vec![1]).await?;
+    shared.recovery.complete.store(true, Ordering::Release);
+    Ok(total)
+}
+
+/// The groups of which this node may have forgotten something and has not recovered.
+async fn groups_here(
+    shared: &Arc<Shared>,
+    replica: &Arc<Replica>,
+    spared_from: u64,
+) -> Result<Vec<Arc<Group>>, ReadError> {
+    let (shared, replica) = (Arc::clone(shared), Arc::clone(replica));
+    let look = move || {
+        let mut here = Vec::new();
+        for id in 1..spared_from {
+            let found = directory::channel_of_group(&replica.rows, id).map_err(storage_error)?;
+            let Some(channel) = found.filter(|found| found.replicas.contains(&shared.node()))
+            else {
+                continue;
+            };
+            let group = shared.group(GroupId(id));
+            group.set_record(&Arc::new(channel));
+            if group.is_recovering() {
+                here.push(group);
+            }
+        }
+        Ok(here)
+    };
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.unwrap_or(Err(ReadError::Stopping))
+}
+
+async fn recover(group: &Arc<Group>) -> Result<(), ReadError> {
+    let replica = catch_up(group).await?;
+    set_fact(&group.shared, mark_of(group.id), vec![1]).await?;
+    become_ordinary(group, &replica);
+    tracing::debug!(group = group.id.0, "a group has recovered");
+    Ok(())
+}
+
+fn become_ordinary(group: &Arc<Group>, replica: &Replica) {
+    group.set_recovered();
+    replica.consensus.allow_elections();
+    group.lane().look();
+}
+
+/// Opens the replica, which inquires first if it must, and brings it level with a leader.
+async fn catch_up(group: &Arc<Group>) -> Result<Arc<Replica>, ReadError> {
+    let mut patience = Patience::new();
+    let replica = loop {
+        match group.open_replica_once().await {
+            Ok(replica) => break replica,
+            Err(ReadError::Stopping) => return Err(ReadError::Stopping),
+            Err(error) => {
+                if patience.ends() {
+                    tracing::warn!(group = group.id.0, %error, "a group cannot recover yet");
+                }
+                pause(&group.shared).await?;
+            }
+        }
+    };
+    let mut patience = Patience::new();
+    let mut confirmed = 0;
+    while confirmed < rules::CONFIRMATIONS {
+        match group.caught_up(Consistency::Linearizable).await {
+            Ok(_) => confirmed += 1,
+            Err(ReadError::Stopping) => return Err(ReadError::Stopping),
+            Err(error) => {
+                if patience.ends() {
+                    tracing::warn!(group = group.id.0, %error, "a group is still catching up");
+                }
+                // Where the group sleeps on the others, nobody leads it until somebody asks.
+                wake_others(group);
+                pause(&group.shared).await?;
+            }
+        }
+    }
+    Ok(replica)
+}
+
+/// What a replica without a memory does before it is opened: asks all other voters for their terms,
+/// and saves the vote that keeps its forgotten promises.
+///
+/// # Errors
+/// `Stopping`, or `Storage` if the vote cannot be saved.
+pub(crate) async fn promise(group: &Arc<Group>, stored: &storage::Group) -> Result<(), ReadError> {
+    let this_node = group.shared.node();
+    let others: Vec<NodeId> = group.replicas().map_or_else(Vec::new, |replicas| {
+        let others = replicas.into_iter().filter(|node| *node != this_node);
+        others.collect()
+    });
+    let mut patience = Patience::new();
+    let term = loop {
+        let told = inquire(group, &others).await;
+        match rules::promised_term(&others, |node| told.get(&node).copied()) {
+            Ok(term) => break term,
+            Err(silent) if patience.ends() => {
+                if others.is_empty() {
+                    tracing::error!(
+                        group = group.id.0,
+                        "a group had its only replica on the disk that was lost; it cannot recover"
+                    );
+                } else {
+                    tracing::warn!(
+                        group = group.id.0,
+                        waits_for = ?silent,
+                        "a group cannot recover before these nodes answer"
+                    );
+                }
+            }
+            Err(_) => {}
+        }
+        pause(&group.shared).await?;
+    };
+    let vote = storage::Vote {
+        term,
+        node: this_node,
+        committed: false,
+    };
+    let (sender, saved) = tokio::sync::oneshot::channel();
+    let done = move |result| {
+        // A receiver that is gone belongs to a node that stops.
+        let _ = sender.send(result);
+    };
+    stored.save_vote(vote, Box::new(done));
+    match saved.await {
+        Ok(result) => result.map_err(storage_error),
+        Err(_) => Err(ReadError::Stopping),
+    }
+}
+
+/// The terms of those that answer.
+async fn inquire(group: &Group, others: &[NodeId]) -> BTreeMap<NodeId, u64> {
+    let calls = others.iter().filter_map(|node| {
+        let peer = group.shared.peer(*node)?;
+        let body = Bytes::copy_from_slice(&group.id.0.to_le_bytes());
+        let call = peer.call(Kind::Inquire.byte(), body, INQUIRY_DEADLINE);
+        Some(async move { (*node, call.await) })
+    });
+    let mut told = BTreeMap::new();
+    for (node, answer) in futures_util::future::join_all(calls).await {
+        match answer {
+            Ok(body) => match body.as_ref().try_into() {
+                Ok(term) => drop(told.insert(node, u64::from_le_bytes(term))),
+                Err(_) => tracing::warn!(node, "an answer to an inquiry cannot be read"),
+            },
+            Err(error) => {
+                tracing::debug!(group = group.id.0, node, %error, "an inquiry was not answered");
+            }
+        }
+    }
+    told
+}
+
+fn wake_others(group: &Group) {
+    let others = group.replicas().unwrap_or_default().into_iter();
+    for node in others.filter(|node| *node != group.shared.node()) {
+        if let Some(peer) = group.shared.peer(node).filter(|peer| peer.is_up()) {
+            let body = Bytes::copy_from_slice(&group.id.0.to_le_bytes());
+            // Being asked is what opens it; nobody waits for the answer.
+            drop(peer.call(Kind::Status.byte(), body, INQUIRY_DEADLINE));
+        }
+    }
+}
+
+/// Setting a fact waits for an fsync, so a thread does it.
+async fn set_fact(shared: &Arc<Shared>, name: String, value: Vec<u8>) -> Result<(), ReadError> {
+    let store = shared.store.clone();
+    let set = tokio::task::spawn_blocking(move || store.set_fact(&name, &value)).await;
+    set.map_or(Err(ReadError::Stopping), |set| set.map_err(storage_error))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what other nodes do cannot be waited for otherwise"
+)]
+async fn pause(shared: &Shared) -> Result<(), ReadError> {
+    tokio::time::sleep(TRY_AGAIN).await;
+    if shared.is_stopping() {
+        return Err(ReadError::Stopping);
+    }
+    Ok(())
+}
+
+/// Says when to log again that something takes long.
+struct Patience {
+    until: Instant,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Patience {
+            until: Instant::now() + TRY_AGAIN * 5,
+        }
+    }
+
+    fn ends(&mut self) -> bool {
+        let ends = Instant::now() >= self.until;
+        if ends {
+            self.until = Instant::now() + SAY_AGAIN;
+        }
+        ends
+    }
+}
