@@ -1,4 +1,5 @@
-//! Conditional appends: a client reads a channel's head, and posts only if it is still that.
+//! Conditional appends: a client reads a channel's head, and posts only if it is still that. Mostly
+//! on the quiet channel, where that is sometimes so; on the others it is hardly ever.
 
 use super::append::note_head;
 use super::pace::Pace;
@@ -14,7 +15,10 @@ pub async fn run(mut client: Client) {
     let share = client.rng.below(1_000) as f64 / 1_000.0;
     let mut pace = Pace::new(client.per_second, share, tokio::time::Instant::now());
     while pace.wait(&mut phase).await {
-        let channel = client.context.pick_channel(&mut client.rng);
+        let channel = match client.rng.below(4) {
+            0 => client.context.pick_channel(&mut client.rng),
+            _ => client.context.quiet_channel(),
+        };
         let node = client.context.pick_node(&mut client.rng);
         // One in four goes by what the client knew before, which is mostly no longer so.
         if client.rng.below(4) != 0 {

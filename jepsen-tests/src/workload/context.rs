@@ -18,6 +18,8 @@ use crate::wire::ChannelRef;
 const SHUNNED: Duration = Duration::from_secs(3);
 /// One pick in this many looks at no such preference, so that every node is asked at all times.
 const STUBBORN_EVERY: u64 = 8;
+/// Only one pick of a channel in this many considers the quiet one at all.
+const QUIET_EVERY: u64 = 4;
 /// Broken promises that are kept in words; all are counted.
 const ODDITIES_MAX: usize = 20;
 
@@ -85,9 +87,18 @@ impl Context {
         (0..count).map(ChannelIx)
     }
 
+    /// Any channel, the quiet one seldom.
     pub fn pick_channel(&self, rng: &mut Rng) -> ChannelIx {
         let count = self.channels.len().max(1) as u64;
-        ChannelIx(u32::try_from(rng.below(count)).unwrap_or(0))
+        let quiet = rng.below(QUIET_EVERY) == 0;
+        let busy = if quiet { count } else { count.max(2) - 1 };
+        ChannelIx(u32::try_from(rng.below(busy)).unwrap_or(0))
+    }
+
+    /// The last channel, to which few others write: a client that posts only if the head is still
+    /// what it read would hardly ever succeed elsewhere.
+    pub fn quiet_channel(&self) -> ChannelIx {
+        ChannelIx(u32::try_from(self.channels.len().max(1) - 1).unwrap_or(0))
     }
 
     /// The ids that URLs need.
@@ -189,6 +200,26 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen, [2, 3]);
+    }
+
+    #[test]
+    fn the_quiet_channel_is_picked_seldom_and_every_channel_sometimes() {
+        let channel = |number: u32| ChannelRef {
+            server: "s".to_owned(),
+            channel: number.to_string(),
+        };
+        let mut context = context();
+        let mut rng = Rng::new(2);
+        for count in [1, 2, 5] {
+            context.channels = (0..count).map(channel).collect();
+            let mut picks = vec![0; count as usize];
+            for _ in 0..1_000 {
+                picks[context.pick_channel(&mut rng).0 as usize] += 1;
+            }
+            assert!(picks.iter().all(|picked| *picked > 0), "{picks:?}");
+            let quiet = picks[context.quiet_channel().0 as usize];
+            assert!(count == 1 || quiet < 300, "{picks:?}");
+        }
     }
 
     #[test]
