@@ -21,7 +21,7 @@ pub(crate) enum Kind {
     Status = 13,
     /// Asks a voter for its term on behalf of one that has lost its memory.
     Inquire = 14,
-    /// The sender is short of disk space.
+    /// Whether the sender is short of disk space: a byte, 1 or 0.
     NoRoom = 15,
 }
 

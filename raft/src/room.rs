@@ -39,9 +39,13 @@ pub(crate) struct Shortage {
 }
 
 impl Shortage {
-    pub(crate) fn told(&self, node: NodeId, now: Instant) {
+    pub(crate) fn told(&self, node: NodeId, is_short: bool, now: Instant) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.insert(node, now);
+        if is_short {
+            told.insert(node, now);
+        } else {
+            told.remove(&node);
+        }
     }
 
     fn is_short(&self, node: NodeId, now: Instant) -> bool {
@@ -70,17 +74,22 @@ fn majority_has_room(replicas: &[NodeId], is_short: impl Fn(NodeId) -> bool) -> 
     replicas.is_empty() || replicas.len() - short > replicas.len() / 2
 }
 
-/// Tells the others while this node is short of room, until the node stops.
+/// Tells the others while this node is short of room, and once when it no longer is, until the node
+/// stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut was_short = false;
     while !shared.is_stopping() {
-        if !shared.store.has_room() {
+        let is_short = !shared.store.has_room();
+        if is_short || was_short {
             for node in shared.nodes() {
                 if let Some(peer) = shared.peer(node).filter(|peer| peer.is_up()) {
-                    // It is said again before the answer could matter.
-                    drop(peer.call(Kind::NoRoom.byte(), Bytes::new(), TELL_DEADLINE));
+                    // Nobody waits for an answer: a shortage is told again, and forgotten by itself.
+                    let body = Bytes::copy_from_slice(&[u8::from(is_short)]);
+                    drop(peer.call(Kind::NoRoom.byte(), body, TELL_DEADLINE));
                 }
             }
         }
+        was_short = is_short;
         pause().await;
     }
 }
@@ -98,11 +107,13 @@ mod tests {
     fn a_word_counts_for_a_while() {
         let (shortage, now) = (Shortage::default(), Instant::now());
         assert!(!shortage.is_short(2, now));
-        shortage.told(2, now);
+        shortage.told(2, true, now);
         assert!(shortage.is_short(2, now) && !shortage.is_short(3, now));
         assert!(!shortage.is_short(2, now + WORD_COUNTS));
-        shortage.told(2, now + WORD_COUNTS);
+        shortage.told(2, true, now + WORD_COUNTS);
         assert!(shortage.is_short(2, now + WORD_COUNTS));
+        shortage.told(2, false, now + WORD_COUNTS);
+        assert!(!shortage.is_short(2, now + WORD_COUNTS));
     }
 
     #[test]

@@ -76,7 +76,8 @@ impl PeerService {
                 reply.ok(Bytes::new());
             }
             Kind::NoRoom => {
-                self.shared.shortage.told(from, Instant::now());
+                let is_short = body.first() != Some(&0);
+                self.shared.shortage.told(from, is_short, Instant::now());
                 reply.ok(Bytes::new());
             }
             Kind::Vote

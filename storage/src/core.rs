@@ -34,10 +34,10 @@ impl Core {
     /// Ends the store: says so once, then refuses everything that waits.
     pub fn fail(&self, reason: String) {
         tracing::error!(reason, "the store has failed");
-        let (ops, is_first) = self.queue.fail(reason.clone());
-        if is_first {
-            self.alarm.sound(&reason);
-        }
+        // Before anybody gets an error: where this ends the process, nobody is told anything that a
+        // dying node cannot know.
+        self.alarm.sound(&reason);
+        let (ops, _) = self.queue.fail(reason);
         writer::refuse(self, ops);
     }
 

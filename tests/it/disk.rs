@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use accord_jepsen::{ApiError, Cluster, ClusterOptions, Oddity, wait_until};
+use accord_jepsen::{ApiError, Cluster, ClusterOptions, Message, Oddity, wait_until};
 
 use crate::rejoin::{largest, rejoin};
 use crate::support::{SOON, options, own_cluster, run, started};
@@ -289,13 +289,11 @@ fn writes_are_refused_before_a_disk_is_full_and_go_on_when_there_is_room() {
         wait_refused(&cluster, others[0], &channel).await;
         wait_taken(&cluster, leader, &channel, "without one").await;
         wait_taken(&cluster, others[1], &channel, "without one").await;
-        let more = fill(
-            &cluster.apis(&[leader, others[1]]),
-            &channel,
-            "without one",
-            50,
-        )
-        .await;
+        let mut more = Vec::new();
+        for number in 0..50 {
+            let node = if number % 2 == 0 { leader } else { others[1] };
+            more.push(wait_taken(&cluster, node, &channel, "without one").await);
+        }
 
         // Both followers are: a commit would need one of them.
         disk(&disks, others[1]).fill(FREE_BYTES_MIN - 4 * MEBIBYTE);
@@ -331,17 +329,22 @@ async fn wait_refused(cluster: &Cluster, node: u64, channel: &accord_jepsen::Cha
 }
 
 /// Room shows within seconds, not only in the end.
-async fn wait_taken(cluster: &Cluster, node: u64, channel: &accord_jepsen::ChannelRef, body: &str) {
+async fn wait_taken(
+    cluster: &Cluster,
+    node: u64,
+    channel: &accord_jepsen::ChannelRef,
+    body: &str,
+) -> Message {
     let began = Instant::now();
-    wait_until("a write", SOON, || async {
+    let taken = wait_until("a write", SOON, || async {
         let posted = cluster.api(node).post(channel, "ann", body).await;
         posted.map_err(|error| error.to_string())
-    })
-    .await
-    .unwrap();
+    });
+    let taken = taken.await.unwrap();
     let took: Duration = began.elapsed();
     eprintln!(
         "node {node} took a write {} ms after there was room",
         took.as_millis()
     );
+    taken
 }

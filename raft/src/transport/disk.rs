@@ -35,15 +35,16 @@ impl Disk {
             None => Ok(Admitted::New),
             Some(known) if known == self => Ok(Admitted::Known),
             Some(known) if known.incarnation < self.incarnation => Ok(Admitted::New),
-            Some(_) if self.incarnation == 0 => Err(format!(
-                "node {node}'s disk is not the one this cluster knows: its data directory was emptied, \
-                 or replaced by another or an older one. If its data is lost, stop it and run `accord \
-                 rejoin --config FILE --node {node}`, then start it again"
+            Some(known) if known.incarnation > self.incarnation => Err(format!(
+                "node {node} has rejoined with another disk since this one was made: its data \
+                 directory is an old copy or was emptied once more, or the clock stood wrong when \
+                 `accord rejoin` was run. Put the newer directory back, or stop the node, run `accord \
+                 rejoin --config FILE --node {node}`, and start it again"
             )),
             Some(_) => Err(format!(
-                "node {node} has rejoined with another disk since this one was made: this is an old \
-                 copy, or the clock stood wrong when `accord rejoin` was run. Put the newer directory \
-                 back, or run `accord rejoin --config FILE --node {node}` again"
+                "node {node}'s disk is not the one this cluster knows: its data directory was emptied \
+                 or replaced by another. If its data is lost, stop it and run `accord rejoin --config \
+                 FILE --node {node}`, then start it again"
             )),
         }
     }
@@ -91,12 +92,18 @@ mod tests {
         assert_eq!(judged(disk(2, 5), Some(disk(1, 0))), Ok(Admitted::New));
         assert_eq!(judged(disk(2, 5), Some(disk(2, 5))), Ok(Admitted::Known));
         assert_eq!(judged(disk(3, 6), Some(disk(2, 5))), Ok(Admitted::New));
-        for (new, known) in [(disk(2, 0), disk(1, 0)), (disk(1, 0), disk(2, 5))] {
+        for (new, known, text) in [
+            (disk(2, 0), disk(1, 0), "was emptied or replaced"),
+            (disk(2, 5), disk(3, 5), "was emptied or replaced"),
+            (disk(1, 0), disk(2, 5), "old copy"),
+            (disk(2, 5), disk(3, 6), "old copy"),
+        ] {
             let refused = judged(new, Some(known)).unwrap_err();
-            assert!(refused.contains("--node 3"), "{refused}");
-        }
-        for (new, known) in [(disk(2, 5), disk(3, 5)), (disk(2, 5), disk(3, 6))] {
-            assert!(judged(new, Some(known)).unwrap_err().contains("old copy"));
+            assert!(refused.contains(text), "{refused}");
+            assert!(
+                refused.contains("rejoin --config FILE --node 3"),
+                "{refused}"
+            );
         }
     }
 
