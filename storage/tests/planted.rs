@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 use accord_storage::{Done, Entry, Error, Group, GroupId, LogId, Options, Store, planted};
 
@@ -83,7 +83,10 @@ fn applied_before_log_keeps_rows_without_their_entries() {
         append_and_apply(&group, index);
     }
     let killed = as_killed(dir.path());
-    let store = Store::open(Options::new(killed.path(), "test", 1)).unwrap();
+    let mut options = Options::new(killed.path(), "test", 1);
+    // It would end the process.
+    options.on_fatal = Arc::new(|reason| assert!(reason.contains("is damaged")));
+    let store = Store::open(options).unwrap();
     let refused = store.group(GroupId(1)).err().unwrap();
     let text = refused.to_string();
     assert!(text.contains("rows are applied up to 19@1"), "{text}");

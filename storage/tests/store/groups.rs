@@ -2,9 +2,9 @@
 
 use std::ops::Bound;
 
-use accord_storage::{Error, GroupId, LogState, Order, Table, Vote, Write};
+use accord_storage::{Error, GroupId, LogState, Order, Store, Table, Vote, Write};
 
-use crate::support::{block_on, drain, entries, entry, fine, id, open, wait};
+use crate::support::{block_on, drain, entries, entry, fine, id, open, options, wait};
 
 const GROUP: GroupId = GroupId(7);
 
@@ -351,7 +351,10 @@ fn a_missing_entry_is_named() {
     // Two logs with a hole between them are made by purging beyond the end;
     // the hole is below the mark, so history has nothing there.
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+    // What is missing would end the process.
+    let mut options = options(dir.path());
+    options.on_fatal = std::sync::Arc::new(|reason| assert!(reason.contains("is missing")));
+    let store = Store::open(options).unwrap();
     let group = store.group(GROUP).unwrap();
     group.append(entries(1, 0..3), fine());
     group.purge(id(1, 9), fine());
