@@ -240,14 +240,13 @@ impl Consensus {
     /// If the replica has stopped.
     pub(crate) async fn on_inquiry(&self, node: NodeId) -> Result<u64, String> {
         let allowed = self.raft.trigger().allow_next_revert(&node, true).await;
-        match allowed.map_err(|error| error.to_string())? {
-            Ok(()) => tracing::info!(
+        // An error inside: another leads, or will, and who is elected later assumes nothing of that log.
+        if let Ok(()) = allowed.map_err(|error| error.to_string())? {
+            tracing::info!(
                 group = self.group.id().0,
                 node,
                 "a replica has lost its log; it is replicated anew"
-            ),
-            // Another leads, or will: one that is elected later assumes nothing of that log.
-            Err(_) => {}
+            );
         }
         Ok(self.group.vote().map_or(0, |vote| vote.term))
     }
