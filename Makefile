@@ -36,8 +36,7 @@ help: ## List the targets and variables
 	@echo "  ARGS              more arguments: of accord dev (run), of cargo test (test), of accord-jepsen run (jepsen)"
 	@echo "  SEED, NEMESIS, TIME, NODES, NETWORK"
 	@echo "                    of jepsen [chosen, all, 60s, 3, best]"
-	@echo "  TARGET, FUZZ_SECONDS"
-	@echo "                    of fuzz: which targets, and for how long each [all, 60]"
+	@echo "  TARGET, TIME      fuzz targets, and seconds for each [all, 60s] (fuzz)"
 	@echo "  SEEDS             which lives to simulate, from..to (sim) [0..24]"
 	@echo "  ACCORD_CACHE      builds kept outside the checkout [~/.cache/accord]"
 	@echo "  CARGO_TARGET_DIR  what cargo builds [\$$ACCORD_CACHE/target]"
@@ -89,14 +88,13 @@ jepsen: setup ## Fault tests on real clusters: make jepsen SEED=7 NEMESIS=kill,p
 # Nightly, because libFuzzer needs its sanitizers. What is found besides crashes goes to fuzz/grown,
 # which is not kept; `cargo fuzz tmin` makes a find small enough for fuzz/corpus.
 TARGET ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
-FUZZ_SECONDS ?= 60
 .PHONY: fuzz
-fuzz: setup ## Run fuzz targets (TARGET, all by default) for FUZZ_SECONDS seconds each; needs nightly and cargo-fuzz
+fuzz: setup ## Run fuzz targets (TARGET, all by default) for TIME each; needs nightly and cargo-fuzz
 	@$(WITH_ENV) for target in $(TARGET); do \
-		echo "fuzz: $$target for $(FUZZ_SECONDS) s"; \
+		echo "fuzz: $$target for $(TIME)"; \
 		mkdir -p fuzz/grown/$$target; \
 		CARGO_TARGET_DIR="$$CARGO_TARGET_DIR/fuzz" cargo +nightly fuzz run $$target fuzz/grown/$$target fuzz/corpus/$$target \
-			-- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -malloc_limit_mb=256 -rss_limit_mb=2048 -timeout=10; \
+			-- -max_total_time=$(TIME:s=) -max_len=4096 -malloc_limit_mb=256 -rss_limit_mb=2048 -timeout=10; \
 	done
 
 .PHONY: env

@@ -49,6 +49,8 @@ pub struct ClusterOptions {
     /// Remove the directory on drop when the thread is not panicking. A cluster
     /// in a static is never dropped; see `sweep_abandoned`.
     pub directory_prefix: String,
+    /// Where the directory is made; the temporary directory if none.
+    pub parent: Option<PathBuf>,
 }
 
 impl ClusterOptions {
@@ -67,6 +69,7 @@ impl ClusterOptions {
             places: Vec::new(),
             ready_within: Duration::from_secs(60),
             directory_prefix: "accord-test-".to_owned(),
+            parent: None,
         }
     }
 }
@@ -162,7 +165,7 @@ impl Cluster {
             .ok_or(ClusterError::NoBinary)?;
         let directory = tempfile::Builder::new()
             .prefix(&options.directory_prefix)
-            .tempdir()
+            .tempdir_in(options.parent.clone().unwrap_or_else(std::env::temp_dir))
             .map_err(|source| io_error("making a directory for a cluster", source))?
             .keep();
         let guard = Guard::start().map_err(|source| io_error("starting the guard", source))?;

@@ -268,7 +268,10 @@ fn lint_violations(file: &TextFile) -> Vec<String> {
     if settings.iter().any(|s| s.section == "workspace")
         && !has("workspace.lints.rust", "unsafe_code", "\"forbid\"")
     {
-        found.push(format!("{}:1 does not forbid unsafe_code.", file.path));
+        found.push(format!(
+            "{}:1 does not forbid unsafe_code. There is no other `unsafe`.",
+            file.path
+        ));
     }
     found
 }

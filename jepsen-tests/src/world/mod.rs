@@ -149,7 +149,7 @@ pub struct World {
     /// Held by a fault that leaves a disk less than honest.
     disk_turn: tokio::sync::Mutex<()>,
     probe: tokio::sync::Mutex<Option<ChannelRef>>,
-    /// Images, mount points, the library and its control files.
+    /// Images, mount points, the library and its control files, and the cluster's directory.
     home: Home,
 }
 
@@ -200,7 +200,8 @@ impl World {
             environment: options.environment,
             extra,
             places,
-            directory_prefix: format!("accord-run-{}-", std::process::id()),
+            directory_prefix: "cluster-".to_owned(),
+            parent: Some(home.0.clone()),
             ..ClusterOptions::new(options.nodes)
         })?;
         if options.nodes < 3 {

@@ -46,6 +46,9 @@ static WORLDS: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub struct Namespaces {
     names: Vec<String>,
+    /// Our ends of the nodes' `api0`. They are deleted one by one: a namespace lives on without a
+    /// name while a dead node's connections in it are still being closed.
+    links: Vec<String>,
     switch: Option<Switch>,
 }
 
@@ -78,6 +81,7 @@ impl Namespaces {
         // Made step by step, so that dropping it removes what there is after an error.
         let mut made = Self {
             names: Vec::new(),
+            links: Vec::new(),
             switch: None,
         };
         let mut ports = Vec::new();
@@ -91,6 +95,7 @@ impl Namespaces {
                 &["ip", "-batch", "-"],
                 &outside_script(&stem, &name, node, outside),
             )?;
+            made.links.push(format!("{stem}h{node}"));
             run_with_input(
                 &["ip", "-n", &name, "-batch", "-"],
                 &inside_script(node, nodes, inside),
@@ -120,6 +125,11 @@ impl Namespaces {
 impl Drop for Namespaces {
     fn drop(&mut self) {
         drop(self.switch.take());
+        for link in &self.links {
+            if let Err(error) = run(&["ip", "link", "del", link]) {
+                eprintln!("a network interface stays: {error}");
+            }
+        }
         for name in &self.names {
             if let Err(error) = run(&["ip", "netns", "del", name]) {
                 eprintln!("a network namespace stays: {error}");

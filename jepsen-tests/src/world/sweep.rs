@@ -14,6 +14,10 @@ pub const KEPT: &str = "kept";
 
 /// Never fails: what cannot be removed is reported and stays.
 pub fn sweep() {
+    // Before their namespaces, with which they may or may not go.
+    for link in abandoned_in(Path::new("/sys/class/net"), NAME_PREFIX, 'x') {
+        report(run(&["ip", "link", "del", &link]).map(|_| ()));
+    }
     for name in abandoned_in(Path::new("/run/netns"), NAME_PREFIX, 'x') {
         report(run(&["ip", "netns", "del", &name]).map(|_| ()));
     }
@@ -111,6 +115,36 @@ mod tests {
         }
         let found = abandoned_in(directory.path(), "aw", 'x');
         assert_eq!(found, [format!("aw{dead}x0n1")]);
+    }
+
+    #[test]
+    fn what_a_killed_harness_left_is_removed() {
+        use super::super::disk::Disk;
+        use super::super::namespaces::Namespaces;
+        let missing = Disk::missing().or_else(Namespaces::missing);
+        if let Some(why) = missing {
+            eprintln!("not tested here: {why}");
+            return;
+        }
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let dead = child.id();
+        let namespace = format!("{NAME_PREFIX}{dead}x0n1");
+        run(&["ip", "netns", "add", &namespace]).unwrap();
+        let link = format!("{NAME_PREFIX}{dead}x0h1");
+        run(&["ip", "link", "add", &link, "type", "veth"]).unwrap();
+        let home = std::env::temp_dir().join(format!("{HOME_PREFIX}{dead}-left"));
+        std::fs::create_dir(&home).unwrap();
+        std::mem::forget(Disk::create(&home, 1, 64 << 20).unwrap());
+        assert!(!mounted_below(&home).is_empty());
+        sweep();
+        assert!(mounted_below(&home).is_empty());
+        assert!(!home.exists());
+        assert!(!Path::new("/run/netns").join(&namespace).exists());
+        assert!(!Path::new("/sys/class/net").join(&link).exists());
+        let columns = ["--list", "--noheadings", "--output", "NAME,BACK-FILE"];
+        let listed = run(&[&["losetup"], &columns[..]].concat()).unwrap();
+        assert!(devices_below(&listed, &home).is_empty(), "{listed}");
     }
 
     #[test]

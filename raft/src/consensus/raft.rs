@@ -240,8 +240,9 @@ impl Consensus {
     /// If the replica has stopped.
     pub(crate) async fn on_inquiry(&self, node: NodeId) -> Result<u64, String> {
         let allowed = self.raft.trigger().allow_next_revert(&node, true).await;
-        // An error inside: another leads, or will, and who is elected later assumes nothing of that log.
-        if let Ok(()) = allowed.map_err(|error| error.to_string())? {
+        // An error says that another leads, or will: one that is elected later assumes nothing of
+        // that log.
+        if allowed.map_err(|error| error.to_string())?.is_ok() {
             tracing::info!(
                 group = self.group.id().0,
                 node,
