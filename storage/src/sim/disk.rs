@@ -203,10 +203,17 @@ impl Disk {
         DurableGroup::new(maps, group)
     }
 
+    /// A store is opened. What a killed process left in the system's hands is durable from here on:
+    /// RocksDB flushes to synced files whatever it replays from its log, unless told not to
+    /// (`avoid_flush_during_recovery`).
     pub(crate) fn begin_use(&self) -> u64 {
         let mut state = self.lock();
         state.use_number += 1;
         state.begun = None;
+        state.unsynced.clear();
+        state.durable = state.visible.clone();
+        state.durable_sequence = state.visible_sequence;
+        state.version += 1;
         state.use_number
     }
 
