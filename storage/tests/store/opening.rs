@@ -122,7 +122,10 @@ fn refused_naming(dir: &Path, file: &Path) {
         panic!("it was refused for another reason: {text}");
     };
     assert_eq!(named, file, "{text}");
-    assert!(text.contains("rejoin under a new node id"), "{text}");
+    assert!(
+        text.contains("accord rejoin --config FILE --node ID"),
+        "{text}"
+    );
 }
 
 #[test]
