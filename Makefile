@@ -16,8 +16,9 @@ LOCKED := $(if $(CI),--locked)
 
 ARGS ?=
 
-# tokio lets its own dice be seeded only where this is set; the simulation needs that.
-SIMULATED := RUSTFLAGS="$${RUSTFLAGS:-} --cfg tokio_unstable"
+# tokio lets its own dice be seeded only where this is set; the simulation needs that. It has a
+# directory of its own, since other flags mean other builds of everything.
+SIMULATED := RUSTFLAGS="$${RUSTFLAGS:-} --cfg tokio_unstable" CARGO_TARGET_DIR="$$CARGO_TARGET_DIR/sim"
 SEEDS ?= 0..24
 # Of `make jepsen`; docs/fault-tests.md says what they mean. Without a SEED one is chosen and told.
 SEED ?=
