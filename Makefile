@@ -16,6 +16,16 @@ LOCKED := $(if $(CI),--locked)
 
 ARGS ?=
 
+# tokio lets its own dice be seeded only where this is set; the simulation needs that.
+SIMULATED := RUSTFLAGS="$${RUSTFLAGS:-} --cfg tokio_unstable"
+SEEDS ?= 0..24
+# Of `make jepsen`; docs/fault-tests.md says what they mean. Without a SEED one is chosen and told.
+SEED ?=
+NEMESIS ?= all
+TIME ?= 60s
+NODES ?= 3
+NETWORK ?= best
+
 .PHONY: help
 help: ## List the targets and variables
 	@echo "Accord: make TARGET [VARIABLE=value]"
@@ -23,7 +33,11 @@ help: ## List the targets and variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables, also from the environment:"
-	@echo "  ARGS              more arguments: of accord dev (run), or of cargo test (test)"
+	@echo "  ARGS              more arguments: of accord dev (run), of cargo test (test), of accord-jepsen run (jepsen)"
+	@echo "  SEED, NEMESIS, TIME, NODES, NETWORK"
+	@echo "                    of jepsen [chosen, all, 60s, 3, best]"
+	@echo "  TARGET, TIME      fuzz targets, and seconds for each [all, 60s] (fuzz)"
+	@echo "  SEEDS             which lives to simulate, from..to (sim) [0..24]"
 	@echo "  ACCORD_CACHE      builds kept outside the checkout [~/.cache/accord]"
 	@echo "  CARGO_TARGET_DIR  what cargo builds [\$$ACCORD_CACHE/target]"
 	@echo "  ROCKSDB_LIB_DIR   a librocksdb.a to link [built once under \$$ACCORD_CACHE/rocksdb]"
@@ -38,10 +52,15 @@ run: setup ## Build in release and start a local three-node cluster (accord dev)
 test: setup ## Run every test: units, properties, documentation, architecture, real clusters
 	@$(WITH_ENV) cargo test --workspace $(LOCKED) $(ARGS)
 
+.PHONY: sim
+sim: setup ## Simulate clusters under faults, one life for each seed of SEEDS
+	@$(WITH_ENV) $(SIMULATED) ACCORD_SIM_SEEDS=$(SEEDS) cargo test -p accord-raft --features sim --test sim $(LOCKED) -- --nocapture $(ARGS)
+
 .PHONY: check
 check: setup ## Format, lints, documentation, dependencies; changes nothing
 	@$(WITH_ENV) cargo fmt --all --check
 	@$(WITH_ENV) cargo clippy --workspace --all-targets --locked -- --deny warnings
+	@$(WITH_ENV) $(SIMULATED) cargo clippy -p accord-raft --features sim --lib --test sim --locked -- --deny warnings
 	@$(WITH_ENV) RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items --locked
 	@if cargo deny --version >/dev/null 2>&1; then \
 		cargo deny --locked check; \
@@ -59,6 +78,24 @@ fix: setup ## Format the code and apply what clippy can mend by itself
 bench: setup ## Build what is measured, and say how
 	@$(WITH_ENV) cargo build --release $(LOCKED) --bin accord
 	@$(WITH_ENV) echo "bench: built $$CARGO_TARGET_DIR/release/accord; docs/benchmarks.md has the cases, the commands and the last results."
+
+.PHONY: jepsen
+jepsen: setup ## Fault tests on real clusters: make jepsen SEED=7 NEMESIS=kill,power_loss TIME=60s
+	@$(WITH_ENV) cargo build --release $(LOCKED) --package accord --package accord-jepsen --bin accord --bin accord-jepsen
+	@$(WITH_ENV) exec "$$CARGO_TARGET_DIR/release/accord-jepsen" run $(if $(SEED),--seed $(SEED)) \
+		--nemesis $(NEMESIS) --time $(TIME) --nodes $(NODES) --network $(NETWORK) $(ARGS)
+
+# Nightly, because libFuzzer needs its sanitizers. What is found besides crashes goes to fuzz/grown,
+# which is not kept; `cargo fuzz tmin` makes a find small enough for fuzz/corpus.
+TARGET ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
+.PHONY: fuzz
+fuzz: setup ## Run fuzz targets (TARGET, all by default) for TIME each; needs nightly and cargo-fuzz
+	@$(WITH_ENV) for target in $(TARGET); do \
+		echo "fuzz: $$target for $(TIME)"; \
+		mkdir -p fuzz/grown/$$target; \
+		CARGO_TARGET_DIR="$$CARGO_TARGET_DIR/fuzz" cargo +nightly fuzz run $$target fuzz/grown/$$target fuzz/corpus/$$target \
+			-- -max_total_time=$(TIME:s=) -max_len=4096 -malloc_limit_mb=256 -rss_limit_mb=2048 -timeout=10; \
+	done
 
 .PHONY: env
 env: ## Print where builds are kept, as lines that a shell can evaluate

@@ -11,8 +11,12 @@ mod config;
 mod counters;
 mod delivery;
 mod dev;
+#[cfg(test)]
+mod fuzzing;
 mod listen;
 mod logging;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod process;
 mod rejoin;
 mod serve;
@@ -108,6 +112,8 @@ fn run_serve(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
     });
     let own = own?.clone();
     logging::start(serve.log_format, serve.log.as_deref())?;
+    #[cfg(feature = "planted-bugs")]
+    planted::plant()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

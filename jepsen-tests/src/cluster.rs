@@ -8,6 +8,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,11 @@ use crate::config::{ConfigFile, LimitOptions, NodeEntry, RaftOptions};
 use crate::guard::Guard;
 use crate::http::Http;
 use crate::ports::free_port;
-use crate::process::{self, NodeProcess, Stopped};
+use crate::process::{self, Launch, NodeProcess, Stopped};
 use crate::wait::wait_until;
 
 /// The environment variable that keeps the data of successful tests too.
-const KEEP_VARIABLE: &str = "ACCORD_KEEP";
+pub(crate) const KEEP_VARIABLE: &str = "ACCORD_KEEP";
 /// The environment variable that names the binary under test.
 const BINARY_VARIABLE: &str = "ACCORD_BIN";
 
@@ -39,11 +40,17 @@ pub struct ClusterOptions {
     /// The product. `None` means the file that `ACCORD_BIN` names.
     pub binary: Option<PathBuf>,
     pub environment: Vec<(String, String)>,
+    /// Appended to every cluster file.
+    pub extra: String,
+    /// Where and how nodes run, in their order; may be shorter than `nodes`.
+    pub places: Vec<NodePlace>,
     /// How long a node may take until `/readyz` answers 200.
     pub ready_within: Duration,
     /// Remove the directory on drop when the thread is not panicking. A cluster
     /// in a static is never dropped; see `sweep_abandoned`.
     pub directory_prefix: String,
+    /// Where the directory is made; the temporary directory if none.
+    pub parent: Option<PathBuf>,
 }
 
 impl ClusterOptions {
@@ -58,10 +65,29 @@ impl ClusterOptions {
             zones: Vec::new(),
             binary: None,
             environment: Vec::new(),
+            extra: String::new(),
+            places: Vec::new(),
             ready_within: Duration::from_secs(60),
             directory_prefix: "accord-test-".to_owned(),
+            parent: None,
         }
     }
+}
+
+/// Where and how one node runs; what is `None` or empty is as usual: free ports of loopback, a
+/// directory beside the others', no prefix.
+#[derive(Debug, Clone, Default)]
+pub struct NodePlace {
+    pub api: Option<SocketAddr>,
+    pub peer: Option<SocketAddr>,
+    /// Where this node believes its peers to be, by their ids, where that is not where they are:
+    /// there stands something between them.
+    pub peers_seen: Vec<(u64, SocketAddr)>,
+    pub data_dir: Option<PathBuf>,
+    /// See [`Launch::prefix`].
+    pub prefix: Vec<String>,
+    /// For this node only, besides [`ClusterOptions::environment`].
+    pub environment: Vec<(String, String)>,
 }
 
 /// How a node's own cluster file differs from that of the others: for nodes
@@ -99,8 +125,8 @@ pub enum ClusterError {
 
 struct NodeSlot {
     entry: NodeEntry,
-    config: PathBuf,
-    log: PathBuf,
+    peers_seen: Vec<(u64, SocketAddr)>,
+    launch: Launch,
     process: Mutex<Option<NodeProcess>>,
 }
 
@@ -139,12 +165,12 @@ impl Cluster {
             .ok_or(ClusterError::NoBinary)?;
         let directory = tempfile::Builder::new()
             .prefix(&options.directory_prefix)
-            .tempdir()
+            .tempdir_in(options.parent.clone().unwrap_or_else(std::env::temp_dir))
             .map_err(|source| io_error("making a directory for a cluster", source))?
             .keep();
         let guard = Guard::start().map_err(|source| io_error("starting the guard", source))?;
         let nodes = (1..=options.nodes)
-            .map(|id| node_slot(&directory, id, &options))
+            .map(|id| node_slot(&directory, &binary, id, &options))
             .collect::<Result<Vec<_>, _>>()?;
         let cluster = Self {
             options,
@@ -203,7 +229,43 @@ impl Cluster {
 
     /// Everything that this node wrote so far, over all its starts.
     pub fn log(&self, node: u64) -> String {
-        process::read_log(&self.slot(node).log)
+        process::read_log(self.log_path(node))
+    }
+
+    pub fn log_path(&self, node: u64) -> &Path {
+        &self.slot(node).launch.log
+    }
+
+    /// The product under test.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// The cluster file that this node is started with.
+    pub fn config_path(&self, node: u64) -> &Path {
+        &self.slot(node).launch.config
+    }
+
+    /// How the node's last process ended; none while it runs, or if it was never started.
+    pub fn exit_status(&self, node: u64) -> Option<ExitStatus> {
+        let mut process = lock(&self.slot(node).process);
+        process.as_mut().and_then(|process| process.ended().ok()?)
+    }
+
+    /// Runs another command of the product on this node's configuration to its end, such as
+    /// `rejoin`; not in the node's network, and without its own environment.
+    ///
+    /// Blocks; meant for commands that take moments.
+    pub fn run_command(&self, node: u64, subcommand: &str) -> Result<Output, ClusterError> {
+        let launch = Launch {
+            prefix: Vec::new(),
+            environment: self.options.environment.clone(),
+            ..self.slot(node).launch.clone()
+        };
+        launch
+            .command(subcommand)
+            .output()
+            .map_err(|source| io_error(&format!("running {subcommand}"), source))
     }
 
     pub fn is_running(&self, node: u64) -> bool {
@@ -228,15 +290,8 @@ impl Cluster {
         {
             return Err(self.node_error(node, "is already running"));
         }
-        let started = NodeProcess::start(
-            &self.binary,
-            &slot.config,
-            node,
-            &slot.log,
-            &self.options.environment,
-            &self.guard,
-        )
-        .map_err(|source| io_error(&format!("starting {}", self.binary.display()), source))?;
+        let started = NodeProcess::start(&slot.launch, &self.guard)
+            .map_err(|source| io_error(&format!("starting node {node}"), source))?;
         *process = Some(started);
         Ok(())
     }
@@ -382,6 +437,11 @@ impl Cluster {
 
     fn write_config(&self, slot: &NodeSlot, oddity: &Oddity) -> Result<(), ClusterError> {
         let mut nodes: Vec<NodeEntry> = self.nodes.iter().map(|s| s.entry.clone()).collect();
+        for (id, seen) in &slot.peers_seen {
+            for node in nodes.iter_mut().filter(|node| node.id == *id) {
+                node.peer = *seen;
+            }
+        }
         if let Some(data_dir) = &oddity.data_dir {
             for node in nodes.iter_mut().filter(|node| node.id == slot.entry.id) {
                 node.data_dir.clone_from(data_dir);
@@ -396,9 +456,9 @@ impl Cluster {
             nodes,
             raft: self.options.raft.clone(),
             limits: self.options.limits.clone(),
-            extra: oddity.extra.clone(),
+            extra: format!("{}{}", self.options.extra, oddity.extra),
         };
-        std::fs::write(&slot.config, file.to_toml())
+        std::fs::write(&slot.launch.config, file.to_toml())
             .map_err(|source| io_error("writing a cluster file", source))
     }
 
@@ -410,7 +470,7 @@ impl Cluster {
     }
 
     fn node_error(&self, node: u64, why: &str) -> ClusterError {
-        let log = &self.slot(node).log;
+        let log = self.log_path(node);
         ClusterError::Node {
             node,
             why: why.to_owned(),
@@ -462,24 +522,38 @@ pub fn sweep_abandoned(prefix: &str) {
 
 fn node_slot(
     directory: &Path,
+    binary: &Path,
     id: u64,
     options: &ClusterOptions,
 ) -> Result<NodeSlot, ClusterError> {
-    let address = || -> Result<SocketAddr, ClusterError> {
-        let port = free_port().ok_or(ClusterError::NoPort)?;
-        Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+    let address = |given: Option<SocketAddr>| match given {
+        Some(address) => Ok(address),
+        None => free_port()
+            .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+            .ok_or(ClusterError::NoPort),
     };
     let position = usize::try_from(id - 1).unwrap_or(usize::MAX);
+    let place = options.places.get(position).cloned().unwrap_or_default();
+    let environment = [options.environment.clone(), place.environment].concat();
     Ok(NodeSlot {
         entry: NodeEntry {
             id,
-            api: address()?,
-            peer: address()?,
-            data_dir: directory.join(format!("node-{id}")),
+            api: address(place.api)?,
+            peer: address(place.peer)?,
+            data_dir: place
+                .data_dir
+                .unwrap_or_else(|| directory.join(format!("node-{id}"))),
             zone: options.zones.get(position).cloned(),
         },
-        config: directory.join(format!("cluster-{id}.toml")),
-        log: directory.join(format!("node-{id}.log")),
+        peers_seen: place.peers_seen,
+        launch: Launch {
+            binary: binary.to_owned(),
+            prefix: place.prefix,
+            config: directory.join(format!("cluster-{id}.toml")),
+            node: id,
+            log: directory.join(format!("node-{id}.log")),
+            environment,
+        },
         process: Mutex::new(None),
     })
 }

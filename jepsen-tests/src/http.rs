@@ -28,12 +28,14 @@ pub enum HttpError {
     },
     #[error("{method} {url} had no answer within {REQUEST_MAX:?}")]
     Late { method: String, url: String },
-    /// The connection failed, perhaps after the server had acted.
+    /// There was no connection, or it failed, perhaps after the server had acted.
     #[error("{method} {url} failed: {why}")]
     Connection {
         method: String,
         url: String,
         why: String,
+        /// False when no connection came about, so that nothing of the request left this machine.
+        connected: bool,
     },
     #[error(
         "the body of an answer with status {status} is not what it should be: {why}; it is: {body}"
@@ -111,12 +113,12 @@ impl Http {
                 .client
                 .request(request)
                 .await
-                .map_err(|error| connection_error(method, url, &error))?;
+                .map_err(|error| connection_error(method, url, &error, !error.is_connect()))?;
             let (head, body) = answer.into_parts();
             let body = body
                 .collect()
                 .await
-                .map_err(|error| connection_error(method, url, &error))?
+                .map_err(|error| connection_error(method, url, &error, true))?
                 .to_bytes();
             Ok(Response {
                 status: head.status.as_u16(),
@@ -164,7 +166,12 @@ fn build(
 }
 
 /// The chain of causes, since the outermost error says little.
-fn connection_error(method: &str, url: &str, error: &dyn std::error::Error) -> HttpError {
+fn connection_error(
+    method: &str,
+    url: &str,
+    error: &dyn std::error::Error,
+    connected: bool,
+) -> HttpError {
     let mut why = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -176,6 +183,7 @@ fn connection_error(method: &str, url: &str, error: &dyn std::error::Error) -> H
         method: method.to_owned(),
         url: url.to_owned(),
         why,
+        connected,
     }
 }
 
@@ -238,6 +246,33 @@ mod tests {
     async fn a_connection_that_ends_early_is_an_error() {
         let (url, _server) = one_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc").await;
         let error = Http::new().send("GET", &url, &[], "").await.unwrap_err();
-        assert!(matches!(error, HttpError::Connection { .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                HttpError::Connection {
+                    connected: true,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_told_from_a_broken_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let error = Http::new().send("GET", &url, &[], "").await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                HttpError::Connection {
+                    connected: false,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 }

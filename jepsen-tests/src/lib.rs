@@ -15,24 +15,30 @@
 //!   fails.
 
 mod api;
+pub mod checker;
 mod cluster;
 mod config;
 mod guard;
 pub mod history;
 mod http;
+pub mod nemesis;
 mod ports;
 mod process;
 pub mod raw;
+pub mod report;
 mod rng;
+pub mod run;
 mod socket;
 pub mod wait;
 mod wire;
+pub mod workload;
+pub mod world;
 
 pub use api::{Api, ApiError, Consistency, link_next, percent_encode, post_until_acknowledged};
-pub use cluster::{Cluster, ClusterError, ClusterOptions, Oddity, sweep_abandoned};
+pub use cluster::{Cluster, ClusterError, ClusterOptions, NodePlace, Oddity, sweep_abandoned};
 pub use config::{ConfigFile, LimitOptions, NodeEntry, RaftOptions};
 pub use http::{Http, HttpError, Response};
-pub use process::{NodeProcess, Stopped};
+pub use process::{Launch, NodeProcess, Stopped};
 pub use rng::Rng;
 pub use socket::{Close, ConnectError, ConnectOptions, Event, Socket, SocketError};
 pub use wait::{TimedOut, wait_until};

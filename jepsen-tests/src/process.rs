@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -24,6 +24,44 @@ pub struct Stopped {
     pub took: Duration,
 }
 
+/// How a node is started.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    pub binary: PathBuf,
+    /// A command that runs the rest of its arguments in its own place (`nsenter --net=…`); empty
+    /// for none. It must not fork: signals go to the process that we started.
+    pub prefix: Vec<String>,
+    pub config: PathBuf,
+    pub node: u64,
+    /// Output is appended to it.
+    pub log: PathBuf,
+    pub environment: Vec<(String, String)>,
+}
+
+impl Launch {
+    /// `binary SUBCOMMAND --config … --node …`, behind the prefix.
+    pub fn command(&self, subcommand: &str) -> Command {
+        let mut words = self.prefix.iter();
+        let mut command = match words.next() {
+            Some(first) => {
+                let mut command = Command::new(first);
+                command.args(words).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
+        command
+            .arg(subcommand)
+            .arg("--config")
+            .arg(&self.config)
+            .arg("--node")
+            .arg(self.node.to_string())
+            .envs(self.environment.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null());
+        command
+    }
+}
+
 #[derive(Debug)]
 pub struct NodeProcess {
     child: Child,
@@ -31,27 +69,14 @@ pub struct NodeProcess {
 }
 
 impl NodeProcess {
-    /// Starts `binary serve --config … --node …`; output is appended to `log`.
-    pub fn start(
-        binary: &Path,
-        config: &Path,
-        node: u64,
-        log: &Path,
-        environment: &[(String, String)],
-        guard: &Guard,
-    ) -> io::Result<Self> {
-        let output = OpenOptions::new().create(true).append(true).open(log)?;
-        let mut command = Command::new(binary);
-        command
-            .arg("serve")
-            .arg("--config")
-            .arg(config)
-            .arg("--node")
-            .arg(node.to_string())
-            .envs(environment.iter().map(|(key, value)| (key, value)))
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output);
+    /// Starts `serve` inside the guarded group.
+    pub fn start(launch: &Launch, guard: &Guard) -> io::Result<Self> {
+        let output = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&launch.log)?;
+        let mut command = launch.command("serve");
+        command.stdout(output.try_clone()?).stderr(output);
         guard.adopt(&mut command)?;
         let child = command.spawn()?;
         Ok(Self { child, ended: None })

@@ -27,6 +27,11 @@ impl Rng {
         Self::new(seed)
     }
 
+    /// A generator whose seed nobody chose.
+    pub fn fresh() -> Self {
+        Self::new(fresh_seed())
+    }
+
     pub fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;

@@ -12,8 +12,12 @@ mod clock;
 mod codec;
 mod consensus;
 mod directory;
+mod edge;
 mod failover;
 mod feed;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod history;
 pub mod machine;
@@ -22,12 +26,16 @@ pub mod names;
 mod node;
 mod peers;
 mod pending;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod recovery;
 mod remote;
 mod room;
 mod rows;
 mod service;
 mod shared;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod state_hash;
 pub mod transport;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use accord_storage as storage;
 use accord_storage::GroupId;
@@ -27,6 +27,7 @@ use crate::api::Server;
 use crate::api::StateHash;
 use crate::api::Status;
 use crate::api::WriteError;
+use crate::edge;
 use crate::feed;
 use crate::group::Group;
 use crate::group::lane::LaneHandle;
@@ -140,7 +141,7 @@ impl Node {
     /// # Errors
     /// See [`WriteError`].
     pub async fn create_server(&self, name: ServerName) -> Result<Server, WriteError> {
-        let id = Uuid::now_v7();
+        let id = edge::fresh_id();
         let command = EncodedCommand::new(&Command::CreateServer {
             id: id.into_bytes(),
             name: name.as_str(),
@@ -162,7 +163,7 @@ impl Node {
         server: Uuid,
         name: ChannelName,
     ) -> Result<Channel, WriteError> {
-        let id = Uuid::now_v7();
+        let id = edge::fresh_id();
         let command = EncodedCommand::new(&Command::CreateChannel {
             id: id.into_bytes(),
             server: server.into_bytes(),

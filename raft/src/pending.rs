@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use tokio::sync::oneshot;
 use uuid::Uuid;

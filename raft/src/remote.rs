@@ -215,10 +215,12 @@ pub(crate) struct StatusAnswer {
     last: u64,
     last_term: u64,
     pub(crate) head: u64,
+    /// Whether the node stands for election in this group.
+    pub(crate) standing: bool,
 }
 
 impl StatusAnswer {
-    pub(crate) fn new(status: &GroupStatus, head: u64) -> Self {
+    pub(crate) fn new(status: &GroupStatus, head: u64, standing: bool) -> Self {
         StatusAnswer {
             leader: status.leader,
             term: status.term,
@@ -226,6 +228,7 @@ impl StatusAnswer {
             last: status.last,
             last_term: status.last_term,
             head,
+            standing,
         }
     }
 

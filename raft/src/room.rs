@@ -11,7 +11,7 @@
 //! A node's word counts for a few seconds and is renewed while it holds, so one that died or was cut
 //! off while short of room does not keep the others from writing.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -35,7 +35,7 @@ const TELL_DEADLINE: Duration = Duration::from_secs(1);
 /// When the other nodes last said that they are short of room.
 #[derive(Default)]
 pub(crate) struct Shortage {
-    told: Mutex<HashMap<NodeId, Instant>>,
+    told: Mutex<BTreeMap<NodeId, Instant>>,
 }
 
 impl Shortage {

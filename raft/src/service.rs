@@ -93,7 +93,7 @@ impl PeerService {
             | Kind::Inquire => {
                 let shared = Arc::clone(&self.shared);
                 tokio::spawn(async move {
-                    match answer(&shared, from, kind, body).await {
+                    match answer(&shared, kind, body).await {
                         Ok(body) => reply.ok(body),
                         Err(why) => reply.refuse(&why),
                     }
@@ -163,12 +163,7 @@ async fn open(group: &Arc<Group>, asks: Asks) -> Result<Arc<crate::group::Replic
     group.replica().await
 }
 
-async fn answer(
-    shared: &Arc<Shared>,
-    from: NodeId,
-    kind: Kind,
-    body: Bytes,
-) -> Result<Bytes, String> {
+async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, String> {
     let group = shared.group(group_of(kind, &body)?);
     let text = |error: ReadError| error.to_string();
     let takes_memory = matches!(
@@ -209,11 +204,11 @@ async fn answer(
                 let index = group.confirm().await.map_err(text)?;
                 Ok(Bytes::copy_from_slice(&index.to_le_bytes()))
             }
-            Kind::Status => Ok(StatusAnswer::new(&group.status(), replica.tap.head()).encode()),
-            Kind::Inquire => {
-                let term = consensus.on_inquiry(from).await?;
-                Ok(Bytes::copy_from_slice(&term.to_le_bytes()))
+            Kind::Status => {
+                let head = replica.tap.head();
+                Ok(StatusAnswer::new(&group.status(), head, group.is_standing()).encode())
             }
+            Kind::Inquire => Ok(Bytes::copy_from_slice(&consensus.term().to_le_bytes())),
             Kind::Append
             | Kind::Submit
             | Kind::Ephemeral

@@ -1,6 +1,6 @@
 //! What all groups of a node share: its store, its links, its options, and each other.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::OnceLock;
@@ -14,6 +14,8 @@ use tokio::sync::watch;
 use crate::api::Delivery;
 use crate::api::NodeOptions;
 use crate::consensus::ConsensusOptions;
+use crate::edge;
+use crate::failover;
 use crate::group::Group;
 use crate::group::Replica;
 use crate::recovery::Recovery;
@@ -32,12 +34,14 @@ pub(crate) struct Shared {
     pub(crate) delivery: Arc<dyn Delivery>,
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) draining: watch::Sender<bool>,
+    /// Permits for elections that this node stands for.
+    pub(crate) campaigns: Semaphore,
     pub(crate) recovery: Recovery,
     pub(crate) shortage: Shortage,
     /// Hashing a state reads all of it, so few do so at a time.
     pub(crate) hashing: Arc<Semaphore>,
     transport: OnceLock<Transport>,
-    groups: Mutex<HashMap<GroupId, Arc<Group>>>,
+    groups: Mutex<BTreeMap<GroupId, Arc<Group>>>,
 }
 
 impl Shared {
@@ -61,11 +65,12 @@ impl Shared {
             delivery,
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
+            campaigns: Semaphore::new(failover::CAMPAIGNS_MAX),
             recovery,
             shortage: Shortage::default(),
             hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
             transport: OnceLock::new(),
-            groups: Mutex::new(HashMap::new()),
+            groups: Mutex::new(BTreeMap::new()),
         })
     }
 
@@ -129,7 +134,7 @@ impl Shared {
     /// Forgets all groups: the node is stopping.
     pub(crate) fn take_groups(&self) -> Vec<Arc<Group>> {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.drain().map(|(_, group)| group).collect()
+        std::mem::take(&mut *groups).into_values().collect()
     }
 
     /// Logs when this node becomes the leader of a group, and ends the process if the replica fails.
@@ -139,8 +144,18 @@ impl Shared {
         let shared = Arc::downgrade(self);
         tokio::spawn(async move {
             let mut led_term = None;
+            let mut had_leader = false;
             loop {
                 let view = changes.leader();
+                // Candidates can depose each other's winner; somebody must begin again then.
+                if had_leader
+                    && view.leader.is_none()
+                    && let Some(group) = group.upgrade()
+                    && !group.is_standing()
+                {
+                    tokio::spawn(failover::first_leader(group));
+                }
+                had_leader = view.leader.is_some();
                 let leads = (view.leader == Some(node)).then_some(view.term);
                 if leads.is_some() && leads != led_term {
                     tracing::info!(group = id.0, term = view.term, "leads a group");
@@ -152,7 +167,7 @@ impl Shared {
                         // Its state or its log could not be read, or something in it is broken: what
                         // it would answer from here on cannot be trusted.
                         tracing::error!(group = id.0, "a replica has failed; this node stops");
-                        std::process::exit(accord_storage::EXIT_CODE_FATAL);
+                        edge::end_process(accord_storage::EXIT_CODE_FATAL);
                     }
                     return;
                 }

@@ -14,6 +14,7 @@ use sha2::Sha256;
 
 use crate::api::ReadError;
 use crate::api::StateHash;
+use crate::edge;
 use crate::group::Replica;
 use crate::group::storage_error;
 use crate::shared::Shared;
@@ -36,7 +37,7 @@ pub(crate) async fn of(
         .group()
         .snapshot()
         .map_err(storage_error)?;
-    let hashed = tokio::task::spawn_blocking(move || {
+    let hashed = edge::blocking(move || {
         // Held until the work is done, whether or not anybody still waits for it.
         let _permit = permit;
         hash(view)

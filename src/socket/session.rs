@@ -301,6 +301,8 @@ impl Session {
         let frames = encode::frames_of(gapless(&messages));
         self.app.counters.messages_out.add(frames.len() as u64);
         subscription.set_cursor(cursor + frames.len() as u64);
+        #[cfg(feature = "planted-bugs")]
+        let frames = crate::planted::shifted(frames);
         self.out.extend(frames);
         Ok(())
     }

@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::edge;
 use crate::error::OpenError;
-use crate::store;
 
 /// What became of the files of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub fn set_aside(dir: &Path, stamp: u64, delete: bool) -> Result<Aside, OpenErro
         return Ok(Aside::Nothing);
     }
     // Held until the files are where no process looks for them.
-    let _lock = store::lock(dir)?;
+    let _lock = edge::lock(dir)?;
     if delete {
         for path in contents(dir).map_err(io(dir))? {
             remove(&path).map_err(io(&path))?;

@@ -1,10 +1,11 @@
 //! What every handle of one store shares.
 
-use std::fs::File;
 use std::sync::atomic::AtomicBool;
 
 use crate::alarm::Alarm;
+use crate::edge::Lock;
 use crate::engine::Engine;
+use crate::mark::Mark;
 use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::space::Stop;
@@ -15,6 +16,7 @@ use crate::writer;
 /// the directory is released only after RocksDB is closed.
 pub struct Core {
     pub engine: Engine,
+    pub mark: Mark,
     pub _lock: Lock,
     pub queue: Queue,
     pub counters: Counters,
@@ -26,19 +28,6 @@ pub struct Core {
     /// Makes the next write fail, since a disk does not do so when asked.
     #[cfg(test)]
     pub fault: AtomicBool,
-}
-
-/// The exclusive lock on the directory.
-pub struct Lock(pub File);
-
-impl Drop for Lock {
-    /// Closing the file is not enough: a child process that another thread is just starting holds a
-    /// copy of it until it runs its own program.
-    fn drop(&mut self) {
-        if let Err(error) = self.0.unlock() {
-            tracing::warn!(%error, "the directory's lock could not be released");
-        }
-    }
 }
 
 impl Core {

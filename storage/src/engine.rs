@@ -6,7 +6,6 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     DBPinnableSlice, DBRawIterator, DBRecoveryMode, LogLevel, ReadOptions, SliceTransform,
@@ -19,6 +18,8 @@ use crate::keys;
 use crate::options::Options;
 use crate::records;
 use crate::wal;
+
+pub use crate::step::{Family, Step};
 
 /// Files kept open; each costs a descriptor that sockets need too.
 const OPEN_FILES_MAX: i32 = 512;
@@ -49,54 +50,6 @@ pub type Batch = rocksdb::WriteBatch;
 
 /// A key and its value under a cursor.
 pub type Item<'a> = (&'a [u8], &'a [u8]);
-
-/// The column families.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    Facts,
-    Log,
-    Rows,
-}
-
-/// One change of the disk.
-#[derive(Debug)]
-pub enum Step {
-    Put {
-        family: Family,
-        key: Vec<u8>,
-        value: Vec<u8>,
-    },
-    /// An entry; its record is put together only when the batch is, so that a
-    /// waiting entry is held once.
-    Entry {
-        key: [u8; 20],
-        term: u64,
-        payload: Bytes,
-    },
-    Delete {
-        family: Family,
-        key: Vec<u8>,
-    },
-    /// Deletes the keys from `from` to just before `to`.
-    DeleteRange {
-        family: Family,
-        from: Vec<u8>,
-        to: Vec<u8>,
-    },
-}
-
-impl Step {
-    /// About how many bytes it keeps in memory while it waits.
-    pub fn bytes(&self) -> usize {
-        size_of::<Self>()
-            + match self {
-                Self::Put { key, value, .. } => key.len() + value.len(),
-                Self::Entry { payload, .. } => payload.len(),
-                Self::Delete { key, .. } => key.len(),
-                Self::DeleteRange { from, to, .. } => from.len() + to.len(),
-            }
-    }
-}
 
 pub struct Engine {
     db: DB,
@@ -149,9 +102,10 @@ impl Engine {
             .map_err(|error| explain(dir, error.into_string()))
     }
 
-    /// Whether nothing was ever written.
-    pub fn is_new(&self) -> bool {
-        self.db.latest_sequence_number() == 0
+    /// How many steps were ever written, those of all batches together: it
+    /// never goes back as long as nothing is lost.
+    pub fn sequence(&self) -> u64 {
+        self.db.latest_sequence_number()
     }
 
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
@@ -222,6 +176,10 @@ impl Engine {
             Step::Put { family, key, value } => batch.put_cf(self.family(*family), key, value),
             Step::Entry { key, term, payload } => {
                 records::encode_entry(*term, payload, scratch);
+                #[cfg(feature = "planted-bugs")]
+                if crate::planted::applied_before_log() {
+                    return self.write_without_log(key, scratch);
+                }
                 batch.put_cf(self.family(Family::Log), key, scratch);
             }
             Step::Delete { family, key } => batch.delete_cf(self.family(*family), key),
@@ -230,6 +188,15 @@ impl Engine {
             }
             Step::DeleteRange { .. } => {}
         }
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    fn write_without_log(&self, key: &[u8], record: &[u8]) {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db
+            .put_cf_opt(self.family(Family::Log), key, record, &options)
+            .expect("memory takes it");
     }
 
     /// Writes `batch`; with `sync` it is on the disk when this returns.

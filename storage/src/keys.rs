@@ -19,7 +19,8 @@
 use crate::types::{GroupId, Table};
 
 /// The version of everything on this page, written when a directory is made.
-pub const FORMAT: u32 = 1;
+/// 2 has the acknowledged mark beside the database.
+pub const FORMAT: u32 = 2;
 
 pub const FORMAT_FACT: &[u8] = b"format";
 pub const CLUSTER_FACT: &[u8] = b"cluster";

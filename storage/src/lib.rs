@@ -9,6 +9,7 @@
 //! - Applied rows and the applied position change together, and are never
 //!   ahead of the log on disk.
 //! - A snapshot is installed wholly or not at all.
+//! - A directory that lost acknowledged writes is noticed when it is opened.
 //! - After a failed write nothing is accepted, and a damaged directory is
 //!   refused by name, never served from what is left of it.
 //!
@@ -20,23 +21,46 @@ mod aside;
 mod chunk;
 mod codec;
 mod core;
+mod edge;
+#[cfg(not(feature = "sim"))]
+mod engine;
+#[cfg(feature = "sim")]
+#[path = "sim/engine.rs"]
 mod engine;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod install;
 mod keys;
 mod layout;
+#[cfg(not(feature = "sim"))]
+mod mark;
+#[cfg(feature = "sim")]
+#[path = "sim/mark.rs"]
+mod mark;
 mod options;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod queue;
 mod read;
 mod records;
 mod registry;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod snapshot;
+#[cfg_attr(
+    feature = "sim",
+    expect(dead_code, reason = "a simulated disk has no files and is never full")
+)]
 mod space;
 mod stats;
+mod step;
 mod store;
 mod tail;
 mod types;
+#[cfg(not(feature = "sim"))]
 mod wal;
 mod writer;
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::edge;
+
 /// Memory for blocks read from disk, indexes and filters included.
 pub const BLOCK_CACHE_BYTES: usize = 64 << 20;
 /// Enough for minutes of writing between flushes, and replayed in about a second.
@@ -50,7 +52,7 @@ impl Options {
             queue_bytes_max: QUEUE_BYTES_MAX,
             on_fatal: Arc::new(|reason| {
                 tracing::error!(reason, "the store failed; the process ends");
-                std::process::exit(EXIT_CODE_FATAL);
+                edge::end_process(reason);
             }),
         }
     }

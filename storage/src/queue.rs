@@ -8,10 +8,11 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::edge::Arrived;
 use crate::engine::Step;
 use crate::error::Error;
 use crate::group::Shared;
@@ -55,7 +56,7 @@ pub struct Taken {
 
 pub struct Queue {
     waiting: Mutex<Waiting>,
-    arrived: Condvar,
+    arrived: Arrived,
     /// All tickets up to this one are written.
     written: AtomicU64,
     length: AtomicUsize,
@@ -72,11 +73,35 @@ struct Waiting {
     closing: bool,
 }
 
+impl Waiting {
+    /// Takes a run of operations that make one batch.
+    fn cut(&mut self) -> Taken {
+        let mut taken = Taken {
+            ops: Vec::with_capacity(self.ops.len()),
+            bytes: 0,
+            last_ticket: 0,
+        };
+        while let Some(op) = self.ops.pop_front() {
+            taken.bytes += bytes_of(&op);
+            // A switch locks its group's readers out while it is written, so
+            // nothing that could be large or of the same group follows it.
+            let is_last = matches!(op.then, Then::Switched(..)) || taken.bytes >= BATCH_BYTES_MAX;
+            taken.ops.push(op);
+            self.taken += 1;
+            if is_last {
+                break;
+            }
+        }
+        taken.last_ticket = self.taken;
+        taken
+    }
+}
+
 impl Queue {
     pub fn new(bytes_max: usize) -> Self {
         Self {
             waiting: Mutex::default(),
-            arrived: Condvar::new(),
+            arrived: Arrived::new(),
             written: AtomicU64::new(0),
             length: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
@@ -109,6 +134,7 @@ impl Queue {
 
     /// Everything that waits, up to the bound of a batch; blocks while nothing
     /// does. None once the queue is closed and empty, or has failed.
+    #[cfg(not(feature = "sim"))]
     pub fn take(&self) -> Option<Taken> {
         let mut waiting = self.lock();
         while waiting.ops.is_empty() {
@@ -120,24 +146,24 @@ impl Queue {
                 .wait(waiting)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let mut taken = Taken {
-            ops: Vec::with_capacity(waiting.ops.len()),
-            bytes: 0,
-            last_ticket: 0,
-        };
-        while let Some(op) = waiting.ops.pop_front() {
-            taken.bytes += bytes_of(&op);
-            // A switch locks its group's readers out while it is written, so
-            // nothing that could be large or of the same group follows it.
-            let is_last = matches!(op.then, Then::Switched(..)) || taken.bytes >= BATCH_BYTES_MAX;
-            taken.ops.push(op);
-            waiting.taken += 1;
-            if is_last {
-                break;
+        Some(waiting.cut())
+    }
+
+    /// As `take`, for a writer that is a task.
+    #[cfg(feature = "sim")]
+    pub async fn next(&self) -> Option<Taken> {
+        loop {
+            {
+                let mut waiting = self.lock();
+                if !waiting.ops.is_empty() {
+                    return Some(waiting.cut());
+                }
+                if waiting.closing || self.failed.get().is_some() {
+                    return None;
+                }
             }
+            self.arrived.notified().await;
         }
-        taken.last_ticket = waiting.taken;
-        Some(taken)
     }
 
     /// Tells everyone that `taken` is written. Its operations are not answered
@@ -163,7 +189,7 @@ impl Queue {
         let is_first = self.failed.set(reason).is_ok();
         let ops = waiting.ops.drain(..).collect();
         drop(waiting);
-        self.arrived.notify_all();
+        self.arrived.notify_one();
         self.relieved.notify_waiters();
         (ops, is_first)
     }
@@ -171,7 +197,7 @@ impl Queue {
     /// Accepts nothing more. What waits is still written.
     pub fn close(&self) {
         self.lock().closing = true;
-        self.arrived.notify_all();
+        self.arrived.notify_one();
         self.relieved.notify_waiters();
     }
 

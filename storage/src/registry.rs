@@ -5,7 +5,7 @@
 //! queued write keeps its group's memory alive; a group that is opened again
 //! meanwhile gets that memory back, whatever the disk says by then.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::core::Core;
@@ -20,7 +20,7 @@ pub struct Registry {
 
 #[derive(Default)]
 struct Slots {
-    by_group: HashMap<u64, Slot>,
+    by_group: BTreeMap<u64, Slot>,
     tokens: u64,
 }
 

@@ -1,4 +1,5 @@
-//! Watches the disk from a thread of its own, off the path of every write.
+//! Watches the disk from a thread of its own, off the path of every write, and
+//! brings the acknowledged mark to it.
 //!
 //! A full disk is worse than a refusal: RocksDB may not open again on one. So
 //! the node must stop accepting while there is still room to flush and compact.
@@ -50,6 +51,12 @@ pub fn run(core: &Core, dir: &Path, free_bytes_min: u64) {
         }
         if core.engine.background_errors() > 0 {
             core.fail("RocksDB could not write in the background; its LOG says why".into());
+            return;
+        }
+        if let Err(error) = core.mark.sync() {
+            core.fail(format!(
+                "the fsync of the acknowledged mark failed: {error}"
+            ));
             return;
         }
     }

@@ -1,30 +1,25 @@
 //! Opening and closing the store of one node.
 
-use std::fs::{self, File, TryLockError};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
-
-use tokio::sync::oneshot;
+use std::sync::{Arc, mpsc};
 
 use crate::alarm::Alarm;
-use crate::core::{Core, Lock};
+use crate::core::Core;
+use crate::edge::{self, Threads};
 use crate::engine::{Engine, Family, Step};
 use crate::error::{Error, OpenError};
 use crate::group::Group;
 use crate::keys;
+use crate::mark::{self, Found, Mark};
 use crate::options::Options;
 use crate::queue::{Op, Queue, Then};
 use crate::registry::Registry;
-use crate::space::{self, Stop};
+use crate::space::Stop;
 use crate::stats::{Counters, Stats};
 use crate::types::GroupId;
-use crate::writer;
 
 /// Where RocksDB keeps its files, below the node's directory.
 const DATABASE: &str = "db";
-const LOCK: &str = "lock";
 /// Facts are small: names, addresses, fingerprints.
 const FACT_BYTES_MAX: usize = 64 << 10;
 
@@ -39,7 +34,7 @@ pub struct Store {
 struct Handle {
     core: Arc<Core>,
     identity: [u8; 16],
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Threads,
 }
 
 impl Store {
@@ -53,15 +48,23 @@ impl Store {
             source,
         };
         let database = dir.join(DATABASE);
-        fs::create_dir_all(&database).map_err(io)?;
-        let lock = lock(dir)?;
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
+        let lock = edge::claim(dir, &database)?;
         let alarm = Alarm::new(options.on_fatal.clone());
         let engine = Engine::open(&database, &options, &alarm)?;
-        let identity = settle(&engine, &options)?;
+        let found = mark::find(dir).map_err(io)?;
+        let before = engine.sequence();
+        let identity = settle(&engine, found, &options)?;
+        // What a crash left behind unsynced was read again, but is acknowledged
+        // only when later writes are.
+        let acknowledged = match found {
+            Found::Upto(acknowledged) if before > 0 => acknowledged,
+            _ => engine.sequence(),
+        };
+        let mark = Mark::open(dir, acknowledged).map_err(io)?;
         let core = Arc::new(Core {
             engine,
-            _lock: Lock(lock),
+            mark,
+            _lock: lock,
             queue: Queue::new(options.queue_bytes_max),
             counters: Counters::default(),
             groups: Registry::default(),
@@ -72,21 +75,12 @@ impl Store {
             #[cfg(test)]
             fault: AtomicBool::new(false),
         });
-        let free_bytes_min = options.free_bytes_min;
-        space::check(&core, &database, free_bytes_min);
-        space::measure(&core, &database);
+        let threads = Threads::start(&core, database, options.free_bytes_min).map_err(io)?;
         let handle = Arc::new(Handle {
-            core: core.clone(),
+            core,
             identity,
-            threads: Mutex::default(),
+            threads,
         });
-        let writing = core.clone();
-        let writer = spawn("storage-writer", move || writer::run(&writing)).map_err(io)?;
-        handle.threads().push(writer);
-        let watcher = spawn("storage-space", move || {
-            space::run(&core, &database, free_bytes_min);
-        });
-        handle.threads().push(watcher.map_err(io)?);
         alarm.store_is_open();
         Ok(Store { handle })
     }
@@ -126,8 +120,7 @@ impl Store {
             // A receiver that is gone no longer wants to know.
             done: Box::new(move |result| drop(sender.send(result))),
         };
-        self.core().queue.push(op).map_err(|(error, _)| error)?;
-        receiver.recv().unwrap_or(Err(Error::Closed))
+        edge::write_through(self.core(), op, &receiver)
     }
 
     /// Opens a group, which may be new; nothing is written until it is. Takes
@@ -186,15 +179,12 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`] when the store failed, now or before.
     pub async fn close(self) -> Result<(), Error> {
-        let (sender, receiver) = oneshot::channel();
-        // Joining threads and closing RocksDB block, so a thread does that.
-        let closing = spawn("storage-close", move || {
-            let result = self.handle.shut_down();
-            drop(self);
-            drop(sender.send(result));
-        });
-        closing.map_err(|error| Error::Failed(format!("no thread to close with: {error}")))?;
-        receiver.await.unwrap_or(Err(Error::Closed))
+        edge::close(self, |store| store.handle.shut_down()).await
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn threads(&self) -> &Threads {
+        &self.handle.threads
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -208,21 +198,11 @@ impl Store {
 }
 
 impl Handle {
-    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Ends the threads once what waits is written.
     fn shut_down(&self) -> Result<(), Error> {
         self.core.queue.close();
         self.core.stop.stop();
-        for joined in self.threads().drain(..) {
-            // A `Done` may hold the last handle: its thread cannot join itself,
-            // and ends right after.
-            if joined.thread().id() != thread::current().id() && joined.join().is_err() {
-                tracing::error!("a storage thread panicked");
-            }
-        }
+        self.threads.join();
         self.core.queue.check()
     }
 }
@@ -234,40 +214,24 @@ impl Drop for Handle {
     }
 }
 
-fn spawn(
-    name: &str,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, std::io::Error> {
-    thread::Builder::new().name(name.into()).spawn(run)
-}
-
-/// Only one store may write here. The lock ends with the process.
-pub fn lock(dir: &Path) -> Result<File, OpenError> {
-    let path = dir.join(LOCK);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
-    let locked = file.map(|file| file.try_lock().map(|()| file));
-    match locked {
-        Ok(Ok(file)) => Ok(file),
-        Ok(Err(TryLockError::WouldBlock)) => Err(OpenError::Locked {
-            dir: dir.to_path_buf(),
-        }),
-        Ok(Err(TryLockError::Error(source))) | Err(source) => Err(OpenError::Io { path, source }),
-    }
-}
-
 /// Makes the facts of a new directory, or checks those of an old one. Returns
 /// its identity.
-fn settle(engine: &Engine, options: &Options) -> Result<[u8; 16], OpenError> {
+fn settle(engine: &Engine, found: Found, options: &Options) -> Result<[u8; 16], OpenError> {
     let dir = &options.dir;
     let damaged = |detail: &str| OpenError::Damaged {
         file: dir.join(DATABASE),
         detail: detail.into(),
     };
-    if engine.is_new() {
+    let sequence = engine.sequence();
+    if let Found::Upto(acknowledged) = found
+        && sequence < acknowledged
+    {
+        return Err(damaged(&format!(
+            "it ends at write {sequence}, but writes up to {acknowledged} were acknowledged: the end \
+             of its write-ahead log or of its manifest is missing"
+        )));
+    }
+    if sequence == 0 {
         return make_facts(engine, options);
     }
     let fact = |key: &[u8]| match engine.get(Family::Facts, key) {
@@ -283,6 +247,18 @@ fn settle(engine: &Engine, options: &Options) -> Result<[u8; 16], OpenError> {
             dir: dir.clone(),
             found: format,
             supported: keys::FORMAT,
+        });
+    }
+    // A directory of this format has one before its first fact.
+    let lost = match found {
+        Found::Upto(_) => None,
+        Found::Missing => Some("is missing"),
+        Found::Unreadable => Some("cannot be read"),
+    };
+    if let Some(how) = lost {
+        return Err(OpenError::Damaged {
+            file: dir.join(mark::NAME),
+            detail: format!("the mark of what was acknowledged {how}"),
         });
     }
     let cluster = fact(keys::CLUSTER_FACT)?;
@@ -313,8 +289,12 @@ fn make_facts(engine: &Engine, options: &Options) -> Result<[u8; 16], OpenError>
         dir: options.dir.clone(),
         detail,
     };
+    mark::create(&options.dir).map_err(|source| OpenError::Io {
+        path: options.dir.join(mark::NAME),
+        source,
+    })?;
     let mut identity = [0; 16];
-    getrandom::fill(&mut identity)
+    edge::fill_random(&mut identity)
         .map_err(|error| failed(format!("the system has no randomness: {error}")))?;
     let facts = [
         (keys::FORMAT_FACT, keys::FORMAT.to_be_bytes().to_vec()),

@@ -171,6 +171,15 @@ fn ending(bytes: &[u8]) -> Ending {
     }
 }
 
+/// How much of a log that ends inside a record is whole.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn whole_before_cut(bytes: &[u8]) -> Option<usize> {
+    match ending(bytes) {
+        Ending::Cut { at } => Some(at),
+        Ending::Whole | Ending::Damaged => None,
+    }
+}
+
 /// Whether `checksum` is that of a record that `bytes` hold wholly.
 fn fits_any_length(checksum: u32, kind: u8, bytes: &[u8]) -> bool {
     let mut crc = extend(!0, kind);
@@ -212,6 +221,9 @@ const fn table() -> [u32; 256] {
     }
     table
 }
+
+#[cfg(test)]
+pub use tests::some_log;
 
 #[cfg(test)]
 mod tests {
@@ -286,6 +298,14 @@ mod tests {
                 return;
             }
         }
+    }
+
+    pub fn some_log(records: &[&[u8]]) -> Vec<u8> {
+        let mut log = Vec::new();
+        for payload in records {
+            append(&mut log, payload);
+        }
+        log
     }
 
     #[test]

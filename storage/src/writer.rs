@@ -1,9 +1,10 @@
 //! The single thread that writes: group commit.
 //!
 //! It takes all that waits, writes it as one atomic batch with at most one
-//! fsync, and only then tells the callers. While the disk works the next batch
-//! gathers; nothing ever waits on a timer. A failed write ends everything: what
-//! reached the disk is unknown, and a second fsync may falsely succeed.
+//! fsync, notes that in the acknowledged mark, and only then tells the callers.
+//! While the disk works the next batch gathers; nothing ever waits on a timer. A
+//! failed write ends everything: what reached the disk is unknown, and a second
+//! fsync may falsely succeed.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -14,24 +15,53 @@ use crate::error::Error;
 use crate::queue::{Op, Taken, Then};
 
 /// Runs until the queue is closed and empty, or a write fails.
+#[cfg(not(feature = "sim"))]
 pub fn run(core: &Core) {
     let _guard = PanicGuard(core);
     let mut scratch = Vec::new();
     while let Some(taken) = core.queue.take() {
-        match write(core, &taken, &mut scratch) {
-            Ok(()) => complete(core, taken),
-            Err(reason) => {
-                core.fail(format!("a write failed: {reason}"));
-                refuse(core, taken.ops);
-                return;
-            }
+        if !step(core, taken, &mut scratch) {
+            return;
         }
     }
+    finish(core);
+}
+
+/// Writes `taken` and answers it; false when that failed, and with it the store.
+pub fn step(core: &Core, taken: Taken, scratch: &mut Vec<u8>) -> bool {
+    match write(core, &taken, scratch) {
+        Ok(()) => {
+            complete(core, taken);
+            true
+        }
+        Err(reason) => {
+            core.fail(format!("a write failed: {reason}"));
+            refuse(core, taken.ops);
+            false
+        }
+    }
+}
+
+/// Brings what was written without an fsync to the disk, once nothing more can come.
+pub fn finish(core: &Core) {
     if core.queue.check().is_ok()
-        && let Err(reason) = core.engine.sync()
+        && let Err(reason) = bring_to_disk(core)
     {
         core.fail(format!("the last fsync failed: {reason}"));
     }
+}
+
+/// Brings to the disk what was written without an fsync of its own.
+fn bring_to_disk(core: &Core) -> Result<(), String> {
+    core.engine.sync()?;
+    acknowledge(core)?;
+    core.mark.sync().map_err(|error| error.to_string())
+}
+
+/// Notes how far the disk is, before any caller hears of it.
+fn acknowledge(core: &Core) -> Result<(), String> {
+    let written = core.mark.write(core.engine.sequence());
+    written.map_err(|error| format!("the acknowledged mark: {error}"))
 }
 
 fn write(core: &Core, taken: &Taken, scratch: &mut Vec<u8>) -> Result<(), String> {
@@ -42,6 +72,8 @@ fn write(core: &Core, taken: &Taken, scratch: &mut Vec<u8>) -> Result<(), String
         core.engine.add(&mut batch, step, scratch);
     }
     let sync = taken.ops.iter().any(|op| op.sync);
+    #[cfg(feature = "planted-bugs")]
+    let sync = sync && !crate::planted::ack_before_fsync();
     if batch.is_empty() && !sync {
         return Ok(());
     }
@@ -55,6 +87,9 @@ fn write(core: &Core, taken: &Taken, scratch: &mut Vec<u8>) -> Result<(), String
     let started = Instant::now();
     core.write_fault()?;
     core.engine.write(batch, sync)?;
+    if sync {
+        acknowledge(core)?;
+    }
     if let Some((mut current, next)) = switch {
         *current = next.clone();
     }
@@ -92,9 +127,11 @@ pub fn refuse(core: &Core, ops: Vec<Op>) {
     }
 }
 
+#[cfg(not(feature = "sim"))]
 /// A writer that died would leave every caller waiting for ever.
 struct PanicGuard<'a>(&'a Core);
 
+#[cfg(not(feature = "sim"))]
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {

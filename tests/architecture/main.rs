@@ -121,16 +121,21 @@ const RULES: &[Rule] = &[
         tests_too: false,
     },
     Rule {
-        statement: "There is no `unsafe`.",
+        statement: "There is no `unsafe` but in `jepsen-tests/src/world/ioctl.rs`.",
         words: &["unsafe"],
         packages: &[],
-        forbidden_in: |_| true,
+        forbidden_in: |path| path != "jepsen-tests/src/world/ioctl.rs",
         tests_too: true,
     },
 ];
 
 /// The sentence about lints; it is checked by [`lint_violations`] instead of a [`Rule`].
 const LINTS: &str = "Every crate inherits the workspace's lints.";
+
+/// The sentence about planted bugs; it is checked by [`planted_violations`].
+const PLANTED: &str = "A planted bug is compiled only with the feature `planted-bugs`.";
+/// Stands on the line before whatever has to do with one.
+const PLANTED_FEATURE: &str = "#[cfg(feature = \"planted-bugs\")]";
 
 #[test]
 fn the_tree_keeps_its_invariants() {
@@ -153,7 +158,11 @@ fn the_tree_keeps_its_invariants() {
 fn the_page_states_every_rule() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
     let text = fs::read_to_string(&page).expect("docs/architecture.md is part of the repository");
-    for statement in RULES.iter().map(|rule| rule.statement).chain([LINTS]) {
+    for statement in RULES
+        .iter()
+        .map(|rule| rule.statement)
+        .chain([LINTS, PLANTED])
+    {
         assert!(
             text.contains(statement),
             "docs/architecture.md does not say: {statement}"
@@ -176,6 +185,7 @@ fn violations(tree: &[TextFile]) -> Vec<String> {
             found.extend(lint_violations(file));
         } else {
             found.extend(code_violations(file));
+            found.extend(planted_violations(file));
         }
     }
     found
@@ -218,6 +228,23 @@ fn manifest_violations(file: &TextFile) -> Vec<String> {
     found
 }
 
+/// Names of the module `planted` that the feature does not guard.
+fn planted_violations(file: &TextFile) -> Vec<String> {
+    if is_test_file(&file.path) || file.path.ends_with("/planted.rs") {
+        return Vec::new();
+    }
+    let code = blank_out_test_modules(&blank_out_prose(&file.text));
+    let lines: Vec<&str> = file.text.lines().collect();
+    let guarded = |line: usize| {
+        let before = line.checked_sub(2).and_then(|index| lines.get(index));
+        before.is_some_and(|before| before.trim() == PLANTED_FEATURE)
+    };
+    identifiers(&code)
+        .filter(|(line, word)| *word == "planted" && !guarded(*line))
+        .map(|(line, word)| format!("{}:{line} names `{word}`. {PLANTED}", file.path))
+        .collect()
+}
+
 /// A crate that does not inherit the workspace's lints is held to none of them, silently.
 fn lint_violations(file: &TextFile) -> Vec<String> {
     let settings = settings(&file.text);
@@ -228,7 +255,11 @@ fn lint_violations(file: &TextFile) -> Vec<String> {
     };
     let mut found = Vec::new();
     let inherits = has("lints", "workspace", "true") || has("", "lints.workspace", "true");
-    if settings.iter().any(|s| s.section == "package") && !inherits {
+    // A lint that is inherited cannot be changed, so this crate repeats them all.
+    let repeats = file.path == "jepsen-tests/Cargo.toml"
+        && has("lints.rust", "unsafe_code", "\"deny\"")
+        && has("lints.clippy", "unwrap_used", "\"warn\"");
+    if settings.iter().any(|s| s.section == "package") && !inherits && !repeats {
         found.push(format!(
             "{}:1 has no `[lints] workspace = true`. {LINTS}",
             file.path
@@ -238,7 +269,7 @@ fn lint_violations(file: &TextFile) -> Vec<String> {
         && !has("workspace.lints.rust", "unsafe_code", "\"forbid\"")
     {
         found.push(format!(
-            "{}:1 does not forbid unsafe_code. There is no `unsafe`.",
+            "{}:1 does not forbid unsafe_code. There is no other `unsafe`.",
             file.path
         ));
     }

@@ -42,6 +42,7 @@ fn a_forbidden_name_in_code_is_found_with_its_line() {
     check("jepsen-tests/src/a.rs", "use tokio_tungstenite as ws;", &[]);
     check("src/a.rs", "unsafe { f() }", &["src/a.rs:1 names `unsafe`"]);
     check("src/a.rs", "#![forbid(unsafe_code)]", &[]);
+    check("jepsen-tests/src/world/ioctl.rs", "unsafe { f() }", &[]);
 }
 
 #[test]
@@ -89,6 +90,23 @@ fn bincode_is_called_in_codec_modules_only() {
         &["raft/src/link.rs:1 names `decode_from_slice`"],
     );
     check("raft/src/link.rs", "use bincode::Decode;", &[]);
+}
+
+#[test]
+fn a_planted_bug_is_guarded_by_its_feature() {
+    let guard = "#[cfg(feature = \"planted-bugs\")]";
+    check("src/a.rs", &format!("{guard}\nmod planted;"), &[]);
+    check("src/planted.rs", "use crate::planted;", &[]);
+    check(
+        "src/a.rs",
+        &format!("{guard}\nfn f() {{}}\ncrate::planted::f();"),
+        &["src/a.rs:3 names `planted`"],
+    );
+    check(
+        "src/a.rs",
+        "#[cfg(feature = \"other\")]\nmod planted;",
+        &["src/a.rs:2 names `planted`"],
+    );
 }
 
 #[test]
@@ -200,6 +218,20 @@ fn a_crate_outside_the_lints_is_found() {
         "Cargo.toml",
         root,
         &["Cargo.toml:1 does not forbid unsafe_code"],
+    );
+    let own = "[package]\nname = \"x\"\n[lints.clippy]\nunwrap_used = \"warn\"\n[lints.rust]\n";
+    let deny = format!("{own}unsafe_code = \"deny\"\n");
+    check("jepsen-tests/Cargo.toml", &deny, &[]);
+    check(
+        "raft/Cargo.toml",
+        &deny,
+        &["raft/Cargo.toml:1 has no `[lints] workspace = true`"],
+    );
+    let allow = format!("{own}unsafe_code = \"allow\"\n");
+    check(
+        "jepsen-tests/Cargo.toml",
+        &allow,
+        &["jepsen-tests/Cargo.toml:1 has no `[lints] workspace = true`"],
     );
     let root = format!("{root}[workspace.lints.rust]\nunsafe_code = \"forbid\" # no exceptions\n");
     check("Cargo.toml", &root, &[]);

@@ -27,6 +27,8 @@ mod operating;
 mod paging;
 mod peer_port;
 mod plain_socket;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod posting;
 mod read_your_writes;
 mod reads;

@@ -4,13 +4,25 @@
 //! either works. Times are nanoseconds of the harness's monotonic clock since the run began; all
 //! clients share that clock, so "returned before it was invoked" means what it says.
 
+pub mod clock;
+pub mod edn;
+pub mod jsonl;
+pub mod recorder;
+#[cfg(test)]
+mod sample;
+
 use serde::{Deserialize, Serialize};
+
+pub use clock::RunClock;
+pub use recorder::Recorder;
 
 /// Nanoseconds since the run began.
 pub type Nanos = u64;
 
 /// One channel of the run, by its place in [`History::channels`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct ChannelIx(pub u32);
 
 /// A whole run.
@@ -77,19 +89,14 @@ pub enum Action {
         linearizable: bool,
         range: Range,
     },
-    CreateServer {
-        name: String,
-    },
-    CreateChannel {
-        server: String,
-        name: String,
-    },
+    /// Names are unique in the run, so that a failed creation is known by its name.
+    CreateServer { name: String },
+    /// As with servers; `server` is an id.
+    CreateChannel { server: String, name: String },
     /// Lists all servers, linearizably, all pages.
     ListServers,
     /// Lists all channels of a server, linearizably, all pages.
-    ListChannels {
-        server: String,
-    },
+    ListChannels { server: String },
 }
 
 /// Which stretch of a channel a read asks for; seqs are exclusive bounds.
@@ -129,8 +136,15 @@ pub enum Value {
     },
     /// The id of a new server or channel.
     Created(String),
-    /// Ids of servers or channels, in the order listed.
-    Listed(Vec<String>),
+    /// Servers or channels, in the order listed.
+    Listed(Vec<Listed>),
+}
+
+/// One server or channel in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    pub id: String,
+    pub name: String,
 }
 
 /// One message as somebody saw it.
@@ -219,6 +233,9 @@ pub struct Ending {
     /// When a write to each channel was first acknowledged after healing. These writes are
     /// operations of the history too.
     pub writable: Vec<(ChannelIx, Option<Nanos>)>,
+    /// The nodes that hold a replica of each channel, and so owe a state hash.
+    #[serde(default)]
+    pub replicas: Vec<(ChannelIx, Vec<u64>)>,
     /// Each channel's whole log as each node holds it, by stale reads of that node's own state.
     pub logs: Vec<FinalLog>,
 }

@@ -4,9 +4,12 @@
 //! into openraft's log store, state machine and network, and keeps the pinned alpha's moving API
 //! from leaking.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod log_store;
 mod network;
 mod raft;
+mod runtime;
 mod snapshot;
 mod state_machine;
 mod types;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
+#[cfg(feature = "planted-bugs")]
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use accord_storage as storage;
@@ -37,6 +39,7 @@ use super::types::BatchBytes;
 use super::types::Callback;
 use super::types::TypeConfig;
 use super::wire;
+use crate::edge;
 use crate::machine::Kind;
 use crate::machine::Outcome;
 use crate::transport::NodeId;
@@ -203,6 +206,10 @@ impl Consensus {
     /// The index up to which a linearizable read must see the log, confirmed by a quorum after this
     /// call began. `Err` names the leader if this replica knows of another.
     pub(crate) async fn read_index(&self) -> Result<u64, ProposeError> {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::lease_read() && self.leader().leader == Some(self.knowledge.node) {
+            return Ok(self.computed_next.load(Ordering::Acquire).saturating_sub(1));
+        }
         let option =
             LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(CONFIRM_WAIT_MAX);
         match self.raft.get_read_log_id(option).await {
@@ -225,24 +232,9 @@ impl Consensus {
         self.raft.runtime_config().elect(true);
     }
 
-    /// Answers a replica of `node` that has lost its memory: the highest term that is known here. If
-    /// this replica leads, it will take that node's log for what it is from now on, where a log that
-    /// became shorter would otherwise be an error.
-    ///
-    /// # Errors
-    /// If the replica has stopped.
-    pub(crate) async fn on_inquiry(&self, node: NodeId) -> Result<u64, String> {
-        let allowed = self.raft.trigger().allow_next_revert(&node, true).await;
-        match allowed.map_err(|error| error.to_string())? {
-            Ok(()) => tracing::info!(
-                group = self.group.id().0,
-                node,
-                "a replica has lost its log; it is replicated anew"
-            ),
-            // Another leads, or will: one that is elected later assumes nothing of that log.
-            Err(_) => {}
-        }
-        Ok(self.group.vote().map_or(0, |vote| vote.term))
+    /// The highest term that is known here, on the disk.
+    pub(crate) fn term(&self) -> u64 {
+        self.group.vote().map_or(0, |vote| vote.term)
     }
 
     pub(crate) async fn transfer_leader(&self, to: NodeId) {
@@ -331,7 +323,7 @@ impl Consensus {
         drop(incoming.take());
         let install = self.group.install().map_err(|error| error.to_string())?;
         let have = self.group.have().map_err(|error| error.to_string())?;
-        let transfer = rand::random();
+        let transfer = edge::random();
         *incoming = Some(IncomingSnapshot {
             transfer,
             next: 0,
@@ -511,13 +503,18 @@ fn config(options: &ConsensusOptions, group: u64) -> io::Result<Config> {
         election_timeout_min: millis(options.election_timeout),
         election_timeout_max: millis(options.election_timeout) * 2,
         enable_pre_vote: Some(true),
+        // A replica that lost its disk comes back with a shorter log (docs/adr/0012). openraft offers
+        // to allow that once, but answers to older requests may tell of it again: it would then count
+        // entries that the replica no longer holds, or stop in a debug build. Going back is always
+        // safe; that nobody forgets by mistake is what storage identities and marks are for.
+        allow_log_reversion: Some(true),
         max_payload_entries: ENTRIES_PER_REQUEST_MAX,
         api_channel_size: Some(QUEUE_MAX),
         notification_channel_size: Some(QUEUE_MAX),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_after_entries),
         max_in_snapshot_log_to_keep: options.snapshot_keep_entries,
         replication_lag_threshold: options.snapshot_after_entries.saturating_mul(2),
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(edge::restores_leaders()),
         ..Config::default()
     };
     config.validate().map_err(io::Error::other)

@@ -15,6 +15,7 @@ use super::types::SnapshotMeta;
 use super::types::TypeConfig;
 use super::types::Vote;
 use super::wire;
+use crate::edge;
 use crate::peers::Kind;
 use crate::peers::SNAPSHOT_DEADLINE;
 use crate::transport::CallError;
@@ -108,13 +109,7 @@ fn read_chunks(
     have: storage::Have,
 ) -> mpsc::Receiver<Result<Bytes, storage::Error>> {
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD_MAX);
-    tokio::task::spawn_blocking(move || {
-        for chunk in view.chunks(have, CHUNK_BYTES_MAX) {
-            if sender.blocking_send(chunk).is_err() {
-                return;
-            }
-        }
-    });
+    edge::feed(sender, view.chunks(have, CHUNK_BYTES_MAX));
     receiver
 }
 

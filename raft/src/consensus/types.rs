@@ -17,9 +17,9 @@ use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::RaftTypeConfig;
 use openraft::impls::EmptyNode;
-use openraft::impls::TokioRuntime;
 use openraft::vote::RaftLeaderId;
 
+use super::runtime::Runtime;
 use crate::machine::Outcome;
 use crate::machine::PartOutcomes;
 
@@ -44,7 +44,7 @@ impl RaftTypeConfig for TypeConfig {
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = EntryPayload<Self::D, Self::NodeId, Self::Node>;
     type Entry = openraft::impls::Entry<<Self::LeaderId as RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = TokioRuntime;
+    type AsyncRuntime = Runtime;
     type Responder<T>
         = Callback<T>
     where

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use accord_storage::Store;
 use bytes::Bytes;
@@ -37,6 +37,7 @@ use crate::clock;
 use crate::consensus::LeaderChanges;
 use crate::consensus::Proposal;
 use crate::consensus::ProposeError;
+use crate::edge;
 use crate::machine::BATCH_BYTES_MAX;
 use crate::machine::BatchBuilder;
 use crate::machine::COMMANDS_PER_BATCH_MAX;
@@ -197,7 +198,7 @@ pub(crate) fn start(
         group,
         messages: receiver,
         to_self: sender.downgrade(),
-        outbox: Outbox::new(rand::random()),
+        outbox: Outbox::new(edge::random()),
         parts: VecDeque::new(),
         calls: FuturesUnordered::new(),
         proposals: 0,
@@ -311,7 +312,10 @@ impl Lane {
             && self.sent_to != Some(leader)
         {
             // What is under way to the former leader may never be answered; sending it again is safe.
-            if self.sent_to.is_some() {
+            // A mere guess that was just refused waits for its pause: replicas that all say "not me"
+            // would otherwise be asked in turn as fast as they answer.
+            let is_known = matches!(towards, Towards::Leader(_));
+            if self.sent_to.is_some() && (is_known || !self.outbox.is_stalled()) {
                 self.outbox.resume();
             }
             self.sent_to = Some(leader);
@@ -450,17 +454,20 @@ impl Lane {
                 Settlement::Unknown
             }
         };
-        if !matches!(settlement, Settlement::Outcomes(_)) {
+        let is_refusal = !matches!(settlement, Settlement::Outcomes(_));
+        let was_stalled = self.outbox.is_stalled();
+        self.settle(ticket, settlement);
+        // Once for all that was sent to one node, and not for late answers to older tries.
+        if is_refusal && !was_stalled && self.outbox.is_stalled() {
             self.turn += 1;
         }
-        self.settle(ticket, settlement);
     }
 
     fn settle(&mut self, ticket: Ticket, settlement: Settlement) {
         if matches!(settlement, Settlement::Outcomes(_)) {
             self.pause = PAUSE_MIN;
         }
-        let answers = self.outbox.settle(ticket, settlement, rand::random());
+        let answers = self.outbox.settle(ticket, settlement, edge::random());
         self.answer(answers);
     }
 
@@ -485,7 +492,7 @@ impl Lane {
             let visitor = self.parts.pop_front().expect("there is a front");
             visitor.reply.ok(Submitted::NotLeader(None).encode());
         }
-        let answers = self.outbox.expire(now, rand::random());
+        let answers = self.outbox.expire(now, edge::random());
         self.answer(answers);
     }
 
@@ -577,7 +584,7 @@ async fn changed(changes: &mut Option<LeaderChanges>) -> bool {
 
 async fn sleep_until(at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
+        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

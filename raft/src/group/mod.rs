@@ -61,6 +61,8 @@ pub(crate) struct Group {
     recovered: AtomicBool,
     lane: LaneHandle,
     appends: OnceLock<mpsc::Sender<(AppendRequest, Reply)>>,
+    /// Whether this node stands for election.
+    standing: AtomicBool,
 }
 
 /// This node's copy of a group.
@@ -87,6 +89,7 @@ impl Group {
                 shared.stopping.subscribe(),
             ),
             appends: OnceLock::new(),
+            standing: AtomicBool::new(false),
             shared,
         })
     }
@@ -375,6 +378,17 @@ impl Group {
         replica.confirmations.index(run).await
     }
 
+    /// Says that this node stands for election, until the answer is dropped.
+    pub(crate) fn stand(self: &Arc<Self>) -> Standing {
+        let standing = Standing(Arc::clone(self));
+        standing.step_forward();
+        standing
+    }
+
+    pub(crate) fn is_standing(&self) -> bool {
+        self.standing.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn status(&self) -> GroupStatus {
         self.open_replica()
             .map_or_else(GroupStatus::default, |replica| {
@@ -388,6 +402,26 @@ impl Group {
                     last_term: log.last.map_or(0, |id| id.term),
                 }
             })
+    }
+}
+
+/// A candidacy that other candidates can see.
+pub(crate) struct Standing(Arc<Group>);
+
+impl Standing {
+    pub(crate) fn step_forward(&self) {
+        self.0.standing.store(true, Ordering::Relaxed);
+    }
+
+    /// This node cannot win for now; the others need not wait for it.
+    pub(crate) fn step_back(&self) {
+        self.0.standing.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.step_back();
     }
 }
 

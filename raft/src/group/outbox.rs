@@ -13,7 +13,7 @@
 
 use std::collections::VecDeque;
 use std::time::Duration;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use bytes::Bytes;
 

@@ -25,7 +25,11 @@ mod outcome;
 mod overlay;
 mod part;
 mod session;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(
+    clippy::unwrap_used,
+    reason = "replicas that do not agree must end the run"
+)]
 pub(crate) mod testing;
 mod text;
 

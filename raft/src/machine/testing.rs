@@ -106,11 +106,13 @@ impl Replicas {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn rows(&self) -> &Rows {
         &self.steady.1
     }
 
     /// The log index of the last batch.
+    #[cfg(test)]
     pub(crate) fn applied(&self) -> u64 {
         self.applied
     }

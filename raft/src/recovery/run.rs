@@ -18,6 +18,7 @@ use super::mark_of;
 use super::rules;
 use crate::api::Consistency;
 use crate::api::ReadError;
+use crate::edge;
 use crate::group::Group;
 use crate::group::Replica;
 use crate::group::storage_error;
@@ -117,7 +118,7 @@ async fn groups_here(
         }
         Ok(here)
     };
-    let looked = tokio::task::spawn_blocking(look).await;
+    let looked = edge::blocking(look).await;
     looked.unwrap_or(Err(ReadError::Stopping))
 }
 
@@ -257,7 +258,7 @@ fn wake_others(group: &Group) {
 /// Setting a fact waits for an fsync, so a thread does it.
 async fn set_fact(shared: &Arc<Shared>, name: String, value: Vec<u8>) -> Result<(), ReadError> {
     let store = shared.store.clone();
-    let set = tokio::task::spawn_blocking(move || store.set_fact(&name, &value)).await;
+    let set = edge::blocking(move || store.set_fact(&name, &value)).await;
     set.map_or(Err(ReadError::Stopping), |set| set.map_err(storage_error))
 }
 

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
@@ -18,6 +17,7 @@ use super::hello::{Reason, Refusal};
 use super::lane::Lane;
 use super::link::{End, Link, Role};
 use super::{NodeId, Shared, locked};
+use crate::edge::{TcpListener, TcpStream};
 
 /// Connections that have not agreed yet; each holds a socket and at most 8 KiB.
 const HANDSHAKES_MAX: usize = 128;

@@ -5,7 +5,9 @@
 //! slab keeps a lower bound of the earliest one and is searched only when that has passed, at most
 //! once per [`DEADLINE_GRAIN`]. Pure: time is an argument.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Most calls that wait for answers on one connection; the callee's queues are bounded by it too.
 pub const CALLS_MAX: usize = 65_536;

@@ -1,11 +1,9 @@
 //! The outgoing side: one task per peer dials it for ever, and tends the link while it is up.
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
-use tokio::net::TcpStream;
 use tracing::{info, warn};
 
 use super::Shared;
@@ -14,6 +12,7 @@ use super::lane::Lane;
 use super::link::{End, Link, Role};
 use super::liveness::Backoff;
 use super::peer::PeerState;
+use crate::edge::{self, TcpStream};
 
 /// Ends when the transport is stopped; a link that is up then is closed by whoever stops it, and
 /// ends here in its own order.
@@ -38,7 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<PeerState>) {
             }
             Err(failure) => note(&shared, &peer, &failure),
         }
-        let pause = backoff.pause(RandomState::new().hash_one(0));
+        let pause = backoff.pause(edge::random());
         tokio::select! {
             () = shared.until_stopped() => return,
             _ = tokio::time::timeout(pause, peer.redial.notified()) => {}

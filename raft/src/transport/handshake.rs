@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::hello::{self, Hello, Message, PREFIX_BYTES, Reason, Refusal};
 use super::{NodeId, Shared};
+use crate::edge::{self, TcpStream};
 
 /// Why no connection came to be.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +98,7 @@ fn describe(shared: &Shared, target: NodeId) -> Hello {
 /// Asks the service, on a thread where it may wait for a disk.
 async fn admit(shared: &Arc<Shared>, other: Hello) -> Result<NodeId, Refusal> {
     let service = Arc::clone(&shared.service);
-    let admitted = tokio::task::spawn_blocking(move || service.admit(other.node, other.disk)).await;
+    let admitted = edge::blocking(move || service.admit(other.node, other.disk)).await;
     let judged =
         admitted.unwrap_or_else(|_| Err("the storage identity could not be checked".to_owned()));
     match judged {

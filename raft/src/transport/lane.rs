@@ -7,7 +7,9 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;

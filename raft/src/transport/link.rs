@@ -11,11 +11,10 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use tokio::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
@@ -27,6 +26,7 @@ use super::liveness::{Liveness, decode_nodes};
 use super::outbox::Chunk;
 use super::peer::PeerState;
 use super::{NodeId, Shared};
+use crate::edge::TcpStream;
 
 /// A read buffer. Bodies are slices of it, so a kept body keeps this much.
 const READ_BYTES: usize = 64 << 10;
@@ -103,7 +103,7 @@ impl Link {
     pub(super) fn new(shared: Arc<Shared>, role: Role, lane: Arc<Lane>, stream: TcpStream) -> Self {
         let now = Instant::now();
         let liveness = Liveness::new(&shared.config.timing, now);
-        let timer = Box::pin(tokio::time::sleep_until(liveness.due().into()));
+        let timer = Box::pin(tokio::time::sleep_until(liveness.due()));
         Self {
             shared,
             role,
@@ -290,7 +290,6 @@ impl Link {
     }
 
     fn tick(&mut self, context: &mut Context<'_>, now: Instant, due: Instant) -> Result<bool, End> {
-        let due = tokio::time::Instant::from_std(due);
         if self.timer_fired || due < self.timer.deadline() {
             self.timer.as_mut().reset(due);
             self.timer_fired = false;

@@ -22,6 +22,8 @@ mod calls;
 mod dial;
 mod disk;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handshake;
 mod hello;
 mod lane;
@@ -38,10 +40,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use bytes::Bytes;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -49,6 +52,8 @@ use accept::Incoming;
 use liveness::{LogLimit, Sightings};
 use peer::PeerState;
 use stats::Counters;
+
+use crate::edge::TcpListener;
 
 pub use call::{Call, CallError, Reply};
 pub use disk::{Admitted, Disk};

@@ -231,6 +231,8 @@ fn an_abandoned_install_leaves_nothing_behind() {
 
 fn copy_files(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to.join("db")).unwrap();
+    // First, since the store goes on: it must not be ahead of the rest.
+    std::fs::copy(from.join("acknowledged"), to.join("acknowledged")).unwrap();
     for file in std::fs::read_dir(from.join("db")).unwrap() {
         let path = file.unwrap().path();
         std::fs::copy(&path, to.join("db").join(path.file_name().unwrap())).unwrap();

@@ -39,6 +39,11 @@ pub(super) fn parse_expiry(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(seq.try_into().ok()?))
 }
 
+#[cfg(feature = "planted-bugs")]
+pub(crate) fn is_remembered_key(key: &[u8]) -> bool {
+    matches!(key.first(), Some(&(REMEMBERED_TAG | EXPIRY_TAG)))
+}
+
 /// The range of all expiry keys.
 pub(super) const ALL_EXPIRY: (Bound<&[u8]>, Bound<&[u8]>) = (
     Bound::Included(&[EXPIRY_TAG]),

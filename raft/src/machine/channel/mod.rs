@@ -28,6 +28,8 @@ use super::text::Text;
 use super::{Applied, MachineError, Outcome, Overlay, View, codec};
 
 pub use history::{Accepted, IndexRow, committed, index_at, index_from, index_up_to};
+#[cfg(feature = "planted-bugs")]
+pub(crate) use keys::is_remembered_key;
 pub use window::{KEY_AGE_MS_MAX, KEY_MESSAGES_MAX};
 
 const HEAD_VERSION: u8 = 1;

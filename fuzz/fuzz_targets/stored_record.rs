@@ -1,0 +1,4 @@
+//! See `accord_storage::fuzzing::stored_record`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| accord_storage::fuzzing::stored_record(bytes));

@@ -1,0 +1,198 @@
+//! Clients that write and read through one node, and hand what they saw to the checker.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use accord_raft::Channel;
+use accord_raft::Consistency;
+use accord_raft::Draft;
+use accord_raft::Node;
+use accord_raft::Range;
+use accord_raft::WriteError;
+use accord_raft::names::ChannelName;
+use accord_raft::names::IdempotencyKey;
+use accord_raft::names::MessageBody;
+use accord_raft::names::ServerName;
+use accord_raft::names::Username;
+use accord_storage::sim::random;
+use uuid::Uuid;
+
+use crate::check::Acknowledged;
+use crate::check::Told;
+use crate::world::Common;
+
+/// Longest pause between two requests of one client.
+const THINK_MS_MAX: u64 = 120;
+const LIMIT_MAX: u64 = 30;
+const BODY_BYTES_MAX: usize = 4_096;
+/// Requests with one key until the client gives up.
+const TRIES_MAX: usize = 3;
+
+/// Writes and reads until the node ends.
+pub async fn run(common: Rc<Common>, node: Node, client: u64) {
+    loop {
+        pause(1 + random() % THINK_MS_MAX).await;
+        if *common.quiet.borrow() {
+            continue;
+        }
+        let channels = common.channels.borrow().clone();
+        if channels.len() < common.shape.channels {
+            if client == 0 {
+                create(&common, &node).await;
+            }
+            continue;
+        }
+        let Some(channel) = channels.get(below(channels.len())) else {
+            continue;
+        };
+        match random() % 10 {
+            0..5 => post(&common, &node, channel, None).await,
+            5 => post_with_key(&common, &node, channel).await,
+            6 | 7 => head(&common, &node, channel).await,
+            8 => messages(&common, &node, channel, Consistency::Linearizable).await,
+            _ => messages(&common, &node, channel, Consistency::Stale).await,
+        }
+    }
+}
+
+/// Has the node deliver every channel, as a socket would.
+pub async fn listen(common: Rc<Common>, node: Node) {
+    let mut attached = Vec::new();
+    loop {
+        let channels = common.channels.borrow().clone();
+        for channel in channels.iter().skip(attached.len()) {
+            let Ok(attachment) = node.attach(channel).await else {
+                break;
+            };
+            let told = Told::Attached {
+                group: channel.group,
+                head: attachment.head,
+            };
+            common.checker.borrow_mut().told(node.id(), told);
+            attached.push(attachment);
+        }
+        pause(THINK_MS_MAX).await;
+    }
+}
+
+async fn create(common: &Common, node: &Node) {
+    let name = format!("s{}", random());
+    let server = ServerName::parse(name).expect("letters and digits are a name");
+    let Ok(server) = node.create_server(server).await else {
+        return;
+    };
+    let name = ChannelName::parse("general").expect("letters are a name");
+    let made = node.create_channel(Uuid::from_bytes(server.id), name).await;
+    if let Ok(channel) = made {
+        common.add_channel(channel);
+    }
+}
+
+fn draft(key: Option<IdempotencyKey>) -> Draft {
+    let bytes = [random().to_le_bytes(), random().to_le_bytes()].concat();
+    let id = Uuid::from_slice(&bytes).expect("two numbers have sixteen bytes");
+    Draft {
+        id,
+        username: Username::parse("ann").expect("letters are a name"),
+        body: MessageBody::parse("x".repeat(1 + below(200)), BODY_BYTES_MAX).expect("it is short"),
+        key,
+        expected_head: None,
+        reply_to: None,
+    }
+}
+
+/// Sends one message and tells the checker what it came to. Answers whether that is final.
+async fn send(common: &Common, node: &Node, channel: &Arc<Channel>, draft: Draft) -> bool {
+    let result = node.submit(channel, draft).await;
+    let mut checker = common.checker.borrow_mut();
+    match result {
+        Ok(position) => {
+            checker.acknowledge(Acknowledged {
+                group: channel.group,
+                seq: position.seq,
+                id: position.id.into_bytes(),
+                timestamp_ms: position.timestamp_ms,
+            });
+            true
+        }
+        Err(WriteError::OutcomeUnknown) => {
+            checker.coverage.unknown += 1;
+            checker
+                .trace
+                .note(format_args!("unknown {}", channel.group));
+            false
+        }
+        Err(error) => {
+            checker.coverage.refused += 1;
+            checker
+                .trace
+                .note(format_args!("refused {} {error}", channel.group));
+            false
+        }
+    }
+}
+
+async fn post(common: &Common, node: &Node, channel: &Arc<Channel>, key: Option<IdempotencyKey>) {
+    send(common, node, channel, draft(key)).await;
+}
+
+/// Sends a message under a key until it is known to be there. The checker sees it twice in the channel
+/// if a try is taken twice, since every try has the same id.
+async fn post_with_key(common: &Common, node: &Node, channel: &Arc<Channel>) {
+    let key =
+        IdempotencyKey::parse(format!("k{}", random())).expect("letters and digits are a key");
+    let draft = draft(Some(key));
+    for _ in 0..TRIES_MAX {
+        if send(common, node, channel, draft.clone()).await {
+            return;
+        }
+    }
+}
+
+async fn head(common: &Common, node: &Node, channel: &Arc<Channel>) {
+    let floor = common.checker.borrow().floor(channel.group);
+    if let Ok(head) = node.head(channel, Consistency::Linearizable).await {
+        common.checker.borrow_mut().read(channel.group, floor, head);
+    }
+}
+
+async fn messages(common: &Common, node: &Node, channel: &Arc<Channel>, consistency: Consistency) {
+    let floor = common.checker.borrow().floor(channel.group);
+    let limit = usize::try_from(1 + random() % LIMIT_MAX).unwrap_or(1);
+    let range = Range::Latest { limit };
+    let Ok(found) = node.messages(channel, range, consistency).await else {
+        return;
+    };
+    let mut checker = common.checker.borrow_mut();
+    for message in &found.messages {
+        checker.shown(channel.group, message.seq, message.id, message.timestamp_ms);
+    }
+    let gap = found
+        .messages
+        .windows(2)
+        .find(|two| two[0].seq != two[1].seq + 1);
+    if let Some(gap) = gap {
+        let at = gap[0].seq;
+        checker.violation(format!(
+            "a page of group {} has a gap below {at}",
+            channel.group
+        ));
+    }
+    if consistency == Consistency::Linearizable {
+        let newest = found.messages.first().map_or(0, |message| message.seq);
+        checker.read(channel.group, floor, newest);
+    }
+}
+
+fn below(bound: usize) -> usize {
+    usize::try_from(random() % bound as u64).unwrap_or(0)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a client thinks for a time that is simulated"
+)]
+async fn pause(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}

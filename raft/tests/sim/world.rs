@@ -1,0 +1,387 @@
+//! A cluster in one thread: the product's own nodes on simulated disks, time and network.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use accord_raft::Channel;
+use accord_raft::Delivery;
+use accord_raft::Member;
+use accord_raft::Node;
+use accord_raft::NodeId;
+use accord_raft::NodeOptions;
+use accord_raft::SnapshotPolicy;
+use accord_raft::Timing;
+use accord_raft::machine::Committed;
+use accord_storage::sim::Disk;
+use accord_storage::sim::Loss;
+use accord_storage::sim::mount;
+use bytes::Bytes;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::check::Checker;
+use crate::check::Told;
+use crate::clients;
+
+const PORT: u16 = 7_000;
+/// What one step of the simulation passes.
+const STEP: Duration = Duration::from_millis(1);
+/// Longer than any run.
+const FOR_EVER: Duration = Duration::from_secs(24 * 3_600);
+/// Segments that a simulated socket holds.
+const SOCKET_SEGMENTS: usize = 1_024;
+const CACHE_BYTES: usize = 1 << 20;
+/// A multiple of the number of lists in which a tokio runtime keeps its tasks.
+const TASK_LISTS: u64 = 64;
+
+/// Tasks are numbered across all runtimes of the process, and the order in which a runtime drops them
+/// follows their numbers. So one world lives at a time, and each begins at the same remainder.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// How a cluster is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub seed: u64,
+    pub nodes: u64,
+    pub replication: usize,
+    pub channels: usize,
+    pub clients_per_node: u64,
+    pub latency_ms_max: u64,
+    pub election_timeout_ms: u64,
+    pub heartbeat_ms: u64,
+    pub snapshot_after_entries: u64,
+}
+
+/// What hosts, clients and the test share.
+pub struct Common {
+    pub shape: Shape,
+    pub checker: RefCell<Checker>,
+    pub nodes: RefCell<BTreeMap<NodeId, Node>>,
+    pub channels: RefCell<Vec<Arc<Channel>>>,
+    /// Clients do nothing new once it is set.
+    pub quiet: RefCell<bool>,
+    told: Arc<Mutex<Vec<(NodeId, Uuid, Heard)>>>,
+    leave: RefCell<BTreeMap<NodeId, Rc<Notify>>>,
+}
+
+enum Heard {
+    Committed(Arc<Committed>),
+    Skipped(u64),
+}
+
+impl Common {
+    pub fn group_of(&self, channel: &Uuid) -> Option<u64> {
+        let channels = self.channels.borrow();
+        let found = channels
+            .iter()
+            .find(|known| known.id == channel.into_bytes());
+        found.map(|channel| channel.group)
+    }
+
+    /// From now on `channel` is written to and checked.
+    pub fn add_channel(&self, channel: Channel) {
+        self.checker
+            .borrow_mut()
+            .placed(channel.group, &channel.replicas);
+        self.channels.borrow_mut().push(Arc::new(channel));
+    }
+}
+
+/// Puts what a node tells its sockets aside until the step has ended.
+struct Ear {
+    node: NodeId,
+    told: Arc<Mutex<Vec<(NodeId, Uuid, Heard)>>>,
+}
+
+impl Ear {
+    fn hear(&self, channel: Uuid, heard: Heard) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.push((self.node, channel, heard));
+    }
+}
+
+impl Delivery for Ear {
+    fn committed(&self, channel: Uuid, batch: &Arc<Committed>) {
+        self.hear(channel, Heard::Committed(Arc::clone(batch)));
+    }
+
+    fn skipped(&self, channel: Uuid, head: u64) {
+        self.hear(channel, Heard::Skipped(head));
+    }
+
+    fn ephemeral(&self, _: Uuid, _: &Bytes) {}
+}
+
+pub struct World {
+    pub sim: turmoil::Sim<'static>,
+    pub common: Rc<Common>,
+    pub disks: BTreeMap<NodeId, Disk>,
+    running: BTreeMap<NodeId, bool>,
+    now_ms: u64,
+    /// Dropped last.
+    _alone: MutexGuard<'static, ()>,
+}
+
+pub fn name(node: NodeId) -> String {
+    format!("n{node}")
+}
+
+impl World {
+    pub fn new(shape: Shape) -> Self {
+        // A world that failed has left nothing behind that matters to the next.
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        align_task_numbers();
+        accord_raft::sim::begin(shape.seed);
+        let ids: Vec<NodeId> = (1..=shape.nodes).collect();
+        let common = Rc::new(Common {
+            shape,
+            checker: RefCell::new(Checker::new(&ids)),
+            nodes: RefCell::default(),
+            channels: RefCell::default(),
+            quiet: RefCell::new(false),
+            told: Arc::default(),
+            leave: RefCell::default(),
+        });
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(shape.seed)
+            .epoch(SystemTime::UNIX_EPOCH)
+            .tick_duration(STEP)
+            .simulation_duration(FOR_EVER)
+            .min_message_latency(Duration::ZERO)
+            .max_message_latency(Duration::from_millis(shape.latency_ms_max))
+            .tcp_capacity(SOCKET_SEGMENTS)
+            .enable_random_order()
+            .build();
+        let mut disks = BTreeMap::new();
+        for node in ids.iter().copied() {
+            let disk = Disk::default();
+            mount(directory(node), &disk);
+            disks.insert(node, disk);
+            let common = Rc::clone(&common);
+            sim.host(name(node), move || host(Rc::clone(&common), node));
+        }
+        World {
+            sim,
+            common,
+            disks,
+            running: ids.iter().map(|node| (*node, true)).collect(),
+            now_ms: 0,
+            _alone: alone,
+        }
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.disks.keys().copied().collect()
+    }
+
+    pub fn is_running(&self, node: NodeId) -> bool {
+        self.running.get(&node).copied().unwrap_or(false)
+    }
+
+    /// Passes one step of time, and checks everything.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn step(&mut self) -> Result<(), String> {
+        self.common.checker.borrow_mut().trace.at(self.now_ms);
+        if let Err(error) = self.sim.step() {
+            return Err(format!("a node's software ended: {error}"));
+        }
+        self.now_ms += 1;
+        let mut checker = self.common.checker.borrow_mut();
+        checker.trace.at(self.now_ms);
+        let told = std::mem::take(
+            &mut *self
+                .common
+                .told
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        for (node, channel, heard) in told {
+            let Some(group) = self.common.group_of(&channel) else {
+                continue;
+            };
+            checker.told(
+                node,
+                match heard {
+                    Heard::Committed(batch) => Told::Committed { group, batch },
+                    Heard::Skipped(head) => Told::Skipped { group, head },
+                },
+            );
+        }
+        checker.step(&self.common.nodes.borrow(), &self.disks);
+        for report in accord_raft::sim::take_reports() {
+            checker.violation(report);
+        }
+        match checker.violations().first() {
+            None => Ok(()),
+            Some(_) => Err(checker.violations().join("\n")),
+        }
+    }
+
+    /// Steps until `done`.
+    ///
+    /// # Errors
+    /// The first violation, or that it took longer than `ms_max`.
+    pub fn until(
+        &mut self,
+        what: &str,
+        ms_max: u64,
+        mut done: impl FnMut(&World) -> bool,
+    ) -> Result<(), String> {
+        let end = self.now_ms + ms_max;
+        while !done(self) {
+            if self.now_ms >= end {
+                return Err(format!("after {ms_max} ms still not: {what}"));
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Ends a node in the middle of whatever it does.
+    pub fn crash(&mut self, node: NodeId, loss: Loss) {
+        if !self.is_running(node) {
+            return;
+        }
+        let handle = self.common.nodes.borrow_mut().remove(&node);
+        self.sim.crash(name(node));
+        if let Some(handle) = handle {
+            handle.abandon();
+        }
+        let lost = self.disks.get(&node).map_or(0, |disk| disk.crash(loss));
+        self.running.insert(node, false);
+        let mut checker = self.common.checker.borrow_mut();
+        // What it said before is heard first.
+        checker
+            .trace
+            .note(format_args!("crash {node} {loss:?} {lost}"));
+        checker.crashed(node);
+    }
+
+    pub fn restart(&mut self, node: NodeId) {
+        if !self.is_running(node) {
+            self.note(format_args!("restart {node}"));
+            self.sim.bounce(name(node));
+            self.running.insert(node, true);
+        }
+    }
+
+    /// Asks a node to hand its groups over and to stop; it is restarted like a crashed one.
+    pub fn ask_to_leave(&self, node: NodeId) {
+        self.note(format_args!("leave {node}"));
+        if let Some(leave) = self.common.leave.borrow().get(&node) {
+            leave.notify_one();
+        }
+    }
+
+    pub fn note(&self, event: std::fmt::Arguments<'_>) {
+        self.common.checker.borrow_mut().trace.note(event);
+    }
+
+    /// Who leads `group`, as far as the leader itself knows.
+    pub fn leader(&self, group: u64) -> Option<NodeId> {
+        let nodes = self.common.nodes.borrow();
+        let leads = |node: &Node| {
+            let probes = node.probe().into_iter();
+            probes
+                .filter(|probe| probe.group() == group)
+                .find_map(|probe| probe.leads())
+        };
+        let leaders = nodes
+            .iter()
+            .filter_map(|(id, node)| Some((leads(node)?, *id)));
+        leaders.max().map(|(_, node)| node)
+    }
+
+    /// Whether every replica has applied all that anybody has.
+    pub fn is_even(&self) -> bool {
+        let lengths = self.common.checker.borrow().lengths();
+        let nodes = self.common.nodes.borrow();
+        let all = nodes.len() == self.disks.len();
+        all && nodes.values().flat_map(Node::probe).all(|probe| {
+            let next = probe.applied().map_or(0, |applied| applied.index + 1);
+            Some(&next) == lengths.get(&probe.group()) && next == probe.computed_next()
+        })
+    }
+}
+
+/// Uses numbers of tasks up until the next is a multiple of [`TASK_LISTS`].
+fn align_task_numbers() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime without drivers needs nothing of the system");
+    loop {
+        let number = runtime.spawn(async {}).id().to_string();
+        let number: u64 = number.parse().expect("a task's number is one");
+        if (number + 1).is_multiple_of(TASK_LISTS) {
+            return;
+        }
+    }
+}
+
+fn directory(node: NodeId) -> String {
+    format!("/simulated/{node}")
+}
+
+fn options(shape: Shape, node: NodeId) -> NodeOptions {
+    let member = |node: NodeId| Member {
+        node,
+        peer: format!("{}:{PORT}", name(node)),
+        zone: None,
+    };
+    NodeOptions {
+        cluster: "simulated".into(),
+        node,
+        members: (1..=shape.nodes).map(member).collect(),
+        replication: shape.replication,
+        data_dir: directory(node).into(),
+        listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)),
+        timing: Timing {
+            election_timeout: Duration::from_millis(shape.election_timeout_ms),
+            heartbeat: Duration::from_millis(shape.heartbeat_ms),
+            ..Timing::default()
+        },
+        snapshots: SnapshotPolicy {
+            after_entries: shape.snapshot_after_entries,
+            keep_entries: shape.snapshot_after_entries / 4,
+        },
+        block_cache_bytes: CACHE_BYTES,
+        free_bytes_min: 0,
+    }
+}
+
+/// What runs on a node's machine: the node, and the clients that talk to it. They end with it.
+async fn host(common: Rc<Common>, id: NodeId) -> turmoil::Result {
+    accord_raft::sim::runs_here(id);
+    let ear = Ear {
+        node: id,
+        told: Arc::clone(&common.told),
+    };
+    let leave = Rc::new(Notify::new());
+    common.leave.borrow_mut().insert(id, Rc::clone(&leave));
+    let node = Node::start(options(common.shape, id), Arc::new(ear)).await?;
+    common.nodes.borrow_mut().insert(id, node.clone());
+    for client in 0..common.shape.clients_per_node {
+        tokio::task::spawn_local(clients::run(Rc::clone(&common), node.clone(), client));
+    }
+    tokio::task::spawn_local(clients::listen(Rc::clone(&common), node.clone()));
+    leave.notified().await;
+    node.drain().await;
+    common.nodes.borrow_mut().remove(&id);
+    node.stop().await;
+    std::future::pending().await
+}

@@ -1,0 +1,134 @@
+//! The fault tests that every change has to pass: a few short episodes with fixed seeds.
+//!
+//! Each starts a cluster of its own, loads it, breaks it, heals it, and checks what clients saw
+//! (docs/fault-tests.md). An episode must not fail. One whose fault did not bite proves nothing
+//! about that fault, so it is tried again under a few seeds before that counts as a failure. Faults
+//! that cannot be injected on this machine are told and left out.
+//!
+//! `ACCORD_BIN` tests another binary.
+
+// Tests may unwrap: a panic is how they fail.
+#![allow(clippy::unwrap_used, clippy::large_futures)]
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use accord_jepsen::nemesis::FaultKind;
+use accord_jepsen::run::Verdict;
+use accord_jepsen::run::episode;
+use accord_jepsen::run::settings::{Nemesis, Settings};
+use accord_jepsen::world::NetworkKind;
+
+/// Seeds that are tried until the faults bite.
+const TRIES: u64 = 3;
+/// A bound on one episode with all its waits.
+const EPISODE_WITHIN: Duration = Duration::from_secs(240);
+
+/// Episodes follow each other: two at once would measure each other's load, and they share the
+/// machine's loop devices and namespaces.
+static TURN: Mutex<()> = Mutex::new(());
+
+#[test]
+fn nothing_is_broken_while_nothing_is() {
+    survives(11, &[], NetworkKind::Plain, 10);
+}
+
+#[test]
+fn killed_and_paused_nodes() {
+    use FaultKind::{KillAll, KillLeader, Pause};
+    survives(21, &[KillLeader, KillAll, Pause], NetworkKind::Plain, 20);
+}
+
+#[test]
+fn broken_links() {
+    use FaultKind::{Loss, PartitionFlapping, PartitionLeader, PartitionOneWay};
+    let kinds = [PartitionLeader, PartitionOneWay, PartitionFlapping, Loss];
+    survives(31, &kinds, NetworkKind::Best, 25);
+}
+
+#[test]
+fn broken_links_through_proxies() {
+    use FaultKind::{PartitionLeader, PartitionOne};
+    survives(41, &[PartitionLeader, PartitionOne], NetworkKind::Proxy, 15);
+}
+
+#[test]
+fn power_lost() {
+    use FaultKind::{Nats, PowerLoss, PowerLossAll, PowerLossMajority};
+    let kinds = [PowerLoss, PowerLossMajority, PowerLossAll, Nats];
+    survives(51, &kinds, NetworkKind::Best, 30);
+}
+
+#[test]
+fn disks_and_clocks() {
+    use FaultKind::{ClockJump, ClockSkew, CorruptWal, FsyncError};
+    let kinds = [CorruptWal, FsyncError, ClockJump, ClockSkew];
+    survives(61, &kinds, NetworkKind::Plain, 30);
+}
+
+/// Runs an episode of these faults, as far as they can be injected here.
+fn survives(seed: u64, kinds: &[FaultKind], network: NetworkKind, seconds: u64) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut asked = kinds.to_vec();
+    let mut reasons = Vec::new();
+    for attempt in 0..TRIES {
+        let settings = Settings {
+            nemesis: Nemesis::These(asked.clone()),
+            time: Duration::from_secs(seconds),
+            network,
+            rate: 60.0,
+            out: std::env::temp_dir().join("accord-faults"),
+            binary: binary(),
+            ..Settings::new(seed + attempt)
+        };
+        let say = |line: &str| eprintln!("{line}");
+        let running = Box::pin(episode::run(&settings, &say));
+        let ended = runtime.block_on(async { tokio::time::timeout(EPISODE_WITHIN, running).await });
+        let episode = match ended {
+            Ok(Ok(episode)) => episode,
+            Ok(Err(error)) => panic!("{error}\nagain: {}", settings.replay()),
+            Err(_) => panic!(
+                "no end within {EPISODE_WITHIN:?}\nagain: {}",
+                settings.replay()
+            ),
+        };
+        assert!(
+            episode.verdict != Verdict::Failed,
+            "{:#?}\n{:#?}\nkept in {:?}\nagain: {}",
+            episode.report.anomalies,
+            episode.oddities,
+            episode.kept,
+            settings.replay()
+        );
+        for (kind, why) in &episode.cannot {
+            eprintln!("not tested on this machine: {kind}: {why}");
+        }
+        let impossible = |kind: &FaultKind| episode.cannot.iter().any(|(other, _)| other == kind);
+        let had_impossible = asked.iter().any(impossible);
+        asked.retain(|kind| !impossible(kind));
+        let left: Vec<String> = episode
+            .reasons
+            .into_iter()
+            .filter(|reason| !reason.contains("cannot be injected here"))
+            .collect();
+        if left.is_empty() {
+            assert!(
+                episode.verdict == Verdict::Passed || had_impossible,
+                "a verdict of unknown needs a reason"
+            );
+            return;
+        }
+        reasons = left;
+    }
+    panic!("proven nothing under {TRIES} seeds: {reasons:#?}");
+}
+
+fn binary() -> Option<PathBuf> {
+    let built = option_env!("CARGO_BIN_EXE_accord").map(PathBuf::from);
+    std::env::var_os("ACCORD_BIN").map(PathBuf::from).or(built)
+}
