@@ -138,7 +138,7 @@ async fn another_version_is_refused_and_told_so() {
     assert_eq!(reason, Reason::Version);
     assert_eq!(
         text,
-        "the programs do not fit: one speaks protocol versions 1 to 1, the other 7 to 9"
+        "the programs do not fit: one speaks protocol versions 2 to 2, the other 7 to 9"
     );
     dialler.closed().await;
     assert_eq!(node.refused(Reason::Version), 1);
