@@ -6,7 +6,7 @@ use std::time::Instant;
 use accord_jepsen::{Cluster, ClusterOptions, ConnectOptions, Consistency, RaftOptions};
 
 use crate::support::{SOON, options, run, started};
-use crate::writer::fill;
+use crate::writer::{fill, read_whole, wait_level};
 
 async fn planted(nodes: u64, bug: &str, raft: RaftOptions) -> Cluster {
     let cluster = started(ClusterOptions {
@@ -71,6 +71,9 @@ fn dedup_forgotten_on_snapshot_posts_twice() {
         let first = first.unwrap();
         fill(&others, &channel, "away", 300).await;
         cluster.restart(victim).await.unwrap();
+        // A snapshot that is taken after the retry would cover it.
+        let whole = read_whole(&others[0], &channel).await;
+        wait_level(&cluster.api(victim), &channel, &whole).await;
         // The others remember the key, the one that installed a snapshot does not.
         let again = others[0].post_keyed(&channel, "ann", "once", "key").await;
         assert_eq!(again.unwrap().seq, first.seq);
