@@ -303,12 +303,16 @@ impl Node {
             .map(|found| found.head)
     }
 
+    /// Asks the replicas in turn. What this node has answered once is the least that it answers from
+    /// then on, whichever replica it asks: a session on one node never sees a channel go back.
     async fn read_elsewhere(
         &self,
-        channel: &Channel,
+        channel: &Arc<Channel>,
         request: ReadRequest,
     ) -> Result<Messages, ReadError> {
         let deadline = self.deadline();
+        let group = self.group(channel);
+        let least = group.head_seen();
         let mut tries = 0;
         loop {
             let up: Vec<_> = channel
@@ -332,7 +336,14 @@ impl Node {
                         ) => {
                             tracing::debug!(node = peer.node(), %error, "a read failed on another node")
                         }
-                        answer @ (Ok(_) | Err(ReadError::NotFound)) => return answer,
+                        Ok(found) if found.head < least => {
+                            tracing::debug!(node = peer.node(), "a replica is behind the last read")
+                        }
+                        Ok(found) => {
+                            group.see_head(found.head);
+                            return Ok(found);
+                        }
+                        Err(ReadError::NotFound) => return Err(ReadError::NotFound),
                     },
                     Err(error) => {
                         tracing::debug!(node = peer.node(), %error, "a read failed on another node")

@@ -261,8 +261,10 @@ impl RaftStateMachine<TypeConfig> for Applier {
         written.wait().await?;
         self.machine = Machine::load(self.kind, &self.rows).map_err(io::Error::other)?;
         self.membership = meta.last_membership.clone();
+        // Before the progress: whoever waited for it takes the head from there.
+        self.commits
+            .skipped(progress_of(&self.group, &self.machine).head);
         self.publish_progress();
-        self.commits.skipped(self.progress.borrow().head);
         Ok(())
     }
 

@@ -5,6 +5,8 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::OnceLock;
 
 use accord_storage as storage;
 use accord_storage::GroupId;
@@ -12,6 +14,7 @@ use accord_storage::Options;
 use accord_storage::Store;
 use futures_util::Stream;
 use futures_util::StreamExt;
+use openraft::EntryPayload;
 use openraft::StorageError;
 use openraft::storage::EntryResponder;
 use openraft::storage::RaftStateMachine;
@@ -19,6 +22,7 @@ use openraft::testing::log::StoreBuilder;
 use openraft::testing::log::Suite;
 use openraft::type_config::alias::SnapshotOf;
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 
 use super::log_store::LogStore;
 use super::log_store::completion;
@@ -26,14 +30,21 @@ use super::snapshot::SnapshotData;
 use super::state_machine;
 use super::state_machine::Applier;
 use super::state_machine::Commits;
+use super::state_machine::Progress;
+use super::types;
+use super::types::BatchBytes;
 use super::types::Entry;
 use super::types::LogId;
 use super::types::SnapshotMeta;
 use super::types::StoredMembership;
 use super::types::TypeConfig;
 use super::types::stored_entry;
+use crate::machine::Batch;
 use crate::machine::Committed;
 use crate::machine::Kind;
+use crate::machine::Post;
+use crate::machine::channel::Command;
+use crate::machine::encode_part;
 
 struct Nobody;
 
@@ -179,4 +190,62 @@ fn openrafts_own_storage_suite_passes_beside_a_busy_neighbour() {
         .unwrap();
     let suite = runtime.block_on(Suite::test_all(Builder));
     suite.expect("openraft's suite passes");
+}
+
+/// Compares, whenever a snapshot moves the head, how far the progress says that the rows are.
+struct HeadFirst {
+    progress: OnceLock<watch::Receiver<Progress>>,
+    skips: Mutex<Vec<(u64, u64)>>,
+}
+
+impl Commits for HeadFirst {
+    fn committed(&self, _: &Arc<Committed>) {}
+
+    fn skipped(&self, head: u64) {
+        let told = self.progress.get().unwrap().borrow().head;
+        self.skips.lock().unwrap().push((head, told));
+    }
+}
+
+/// A read waits for the progress and then takes the head, so the head must not come second. Found by
+/// the fault tests (seed 359979506): a socket that resumed on a node which had just installed a
+/// snapshot was told that the channel ended before the message that it had seen last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_moves_the_head_before_it_is_progress() {
+    let (_source_guard, source) = open().unwrap();
+    let mut ahead = Applier::load(Kind::Channel, source.clone(), Arc::new(Nobody)).unwrap();
+    let post = Command::Post(Post {
+        id: [9; 16],
+        username: "ann",
+        body: "hello",
+        key: None,
+        expected_head: None,
+        reply_to: None,
+    });
+    let part = encode_part(1, 1, &[post]).unwrap();
+    let entry = Entry {
+        log_id: types::log_id(storage::LogId { term: 1, index: 0 }),
+        payload: EntryPayload::Normal(BatchBytes(Batch::concat(5, &[part]).unwrap())),
+    };
+    let (done, written) = completion();
+    source.append(vec![stored_entry(entry.clone())], done);
+    written.wait().await.unwrap();
+    let entries = futures_util::stream::iter([Ok((entry, None))]);
+    ahead.apply(entries).await.unwrap();
+    let snapshot = ahead.get_current_snapshot().await.unwrap().unwrap();
+
+    let (_guard, group) = open().unwrap();
+    let watcher = Arc::new(HeadFirst {
+        progress: OnceLock::new(),
+        skips: Mutex::default(),
+    });
+    let commits = Arc::clone(&watcher) as Arc<dyn Commits>;
+    let mut behind = Applier::load(Kind::Channel, group, commits).unwrap();
+    assert!(watcher.progress.set(behind.progress()).is_ok());
+    behind
+        .install_snapshot(&snapshot.meta, snapshot.snapshot)
+        .await
+        .unwrap();
+    assert_eq!(*watcher.skips.lock().unwrap(), [(1, 0)]);
+    assert_eq!(behind.progress().borrow().head, 1);
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ pub(crate) struct Group {
     appends: OnceLock<mpsc::Sender<(AppendRequest, Reply)>>,
     /// Whether this node stands for election.
     standing: AtomicBool,
+    /// Highest head that a read through this node answered from another node's replica.
+    head_seen: AtomicU64,
 }
 
 /// This node's copy of a group.
@@ -90,6 +93,7 @@ impl Group {
             ),
             appends: OnceLock::new(),
             standing: AtomicBool::new(false),
+            head_seen: AtomicU64::new(0),
             shared,
         })
     }
@@ -376,6 +380,14 @@ impl Group {
                 .await;
         };
         replica.confirmations.index(run).await
+    }
+
+    pub(crate) fn head_seen(&self) -> u64 {
+        self.head_seen.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn see_head(&self, head: u64) {
+        self.head_seen.fetch_max(head, Ordering::AcqRel);
     }
 
     /// Says that this node stands for election, until the answer is dropped.
