@@ -50,8 +50,13 @@ run: setup ## Build in release and start a local three-node cluster (accord dev)
 	@$(WITH_ENV) exec "$$CARGO_TARGET_DIR/release/accord" dev $(ARGS)
 
 .PHONY: test
-test: setup ## Run every test: units, properties, documentation, architecture, real clusters
+test: setup ## Run every test: units, properties, real clusters, faults, simulation, planted bugs
 	@$(WITH_ENV) cargo test --workspace $(LOCKED) $(ARGS)
+	@$(MAKE) --no-print-directory sim planted ARGS=
+
+.PHONY: planted
+planted: setup ## Check that the fault tests catch planted bugs
+	@$(WITH_ENV) cargo test --features planted-bugs --test it --test faults $(LOCKED) planted $(ARGS)
 
 .PHONY: sim
 sim: setup ## Simulate clusters under faults, one life for each seed of SEEDS

@@ -10,6 +10,9 @@
 // Tests may unwrap: a panic is how they fail.
 #![allow(clippy::unwrap_used, clippy::large_futures)]
 
+#[cfg(feature = "planted-bugs")]
+mod planted;
+
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
