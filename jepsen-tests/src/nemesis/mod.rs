@@ -1,6 +1,6 @@
 //! Plans of faults, made from a seed, and their execution on a [`World`](crate::world::World).
 //!
-//! [`plan`] is a pure function: the same kinds, time and seed give the same steps. [`run`] strikes
+//! [`plan()`] is a pure function: the same kinds, time and seed give the same steps. [`run()`] strikes
 //! with them. Invariants:
 //! - a fault never damages the data of a minority's worth of nodes or more at once, and never while
 //!   another node's disk is at fault: a majority of the disks is always honest, so whatever a run

@@ -2,7 +2,7 @@
 //!
 //! Each operation has its place on a grid that was fixed at the beginning. A slow answer delays the
 //! operations behind it, and they are then made up for at once, so the mean rate holds; but no
-//! more than [`BACKLOG_MAX`] of them, or a healed cluster would drown in what a long fault held up.
+//! more than `BACKLOG_MAX` of them, or a healed cluster would drown in what a long fault held up.
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@
 //!    committed with its forgotten acknowledgements.
 //! 3. **Recovered**, by a durable mark: an ordinary voter.
 //!
-//! [`rules`] holds the decisions, `model` checks them, [`run`] carries them out.
+//! [`rules`] holds the decisions, `model` checks them, `run` carries them out.
 
 pub(crate) mod command;
 #[cfg(test)]
