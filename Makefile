@@ -56,6 +56,7 @@ test: setup ## Run every test: units, properties, real clusters, faults, simulat
 
 .PHONY: planted
 planted: setup ## Check that the fault tests catch planted bugs
+	@$(WITH_ENV) cargo test -p accord-storage --features planted-bugs --test planted $(LOCKED)
 	@$(WITH_ENV) cargo test --features planted-bugs --test it --test faults $(LOCKED) planted $(ARGS)
 
 .PHONY: sim

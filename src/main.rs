@@ -21,17 +21,15 @@ mod process;
 mod rejoin;
 mod serve;
 mod socket;
+mod target;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::Subcommand;
 
-use config::Config;
-use config::ConfigError;
-use config::Overrides;
 use logging::LogFormat;
+use target::Target;
 
 /// A replicated message store: servers, channels, messages, over REST and WebSockets.
 #[derive(Debug, Parser)]
@@ -65,17 +63,8 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Serve {
-    /// The cluster's configuration, the same for all nodes
-    #[arg(
-        long,
-        env = "ACCORD_CONFIG",
-        value_name = "FILE",
-        default_value = "cluster.toml"
-    )]
-    config: PathBuf,
-    /// Which node of it to run
-    #[arg(long, env = "ACCORD_NODE", value_name = "ID")]
-    node: u64,
+    #[command(flatten)]
+    target: Target,
     /// How log lines look
     #[arg(long, env = "ACCORD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     log_format: LogFormat,
@@ -85,8 +74,6 @@ struct Serve {
     /// Stop when standard input ends (for a supervisor that holds it open)
     #[arg(long)]
     exit_with_parent: bool,
-    #[command(flatten)]
-    overrides: Overrides,
 }
 
 fn main() -> ExitCode {
@@ -105,12 +92,7 @@ fn main() -> ExitCode {
 }
 
 fn run_serve(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::load(&serve.config, serve.node, &serve.overrides)?;
-    let own = config.node(serve.node).ok_or(ConfigError::NoSuchNode {
-        node: serve.node,
-        known: String::new(),
-    });
-    let own = own?.clone();
+    let (config, own) = serve.target.load()?;
     logging::start(serve.log_format, serve.log.as_deref())?;
     #[cfg(feature = "planted-bugs")]
     planted::plant()?;

@@ -1,33 +1,18 @@
 //! `accord rejoin`: what an operator gives for a node whose data is damaged or lost.
 
-use std::path::PathBuf;
-
 use accord_raft::OldData;
 use accord_raft::RejoinOptions;
 use accord_raft::rejoin;
 
-use crate::config::Config;
-use crate::config::ConfigError;
-use crate::config::Overrides;
+use crate::target::Target;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The cluster's configuration, the same for all nodes
-    #[arg(
-        long,
-        env = "ACCORD_CONFIG",
-        value_name = "FILE",
-        default_value = "cluster.toml"
-    )]
-    config: PathBuf,
-    /// Which node of it lost its data
-    #[arg(long, env = "ACCORD_NODE", value_name = "ID")]
-    node: u64,
+    #[command(flatten)]
+    target: Target,
     /// Delete the old data instead of keeping it beside the new directory
     #[arg(long)]
     delete: bool,
-    #[command(flatten)]
-    overrides: Overrides,
 }
 
 /// Why a node cannot rejoin; each is a sentence.
@@ -43,12 +28,8 @@ enum RejoinError {
 /// Does it and says so.
 #[expect(clippy::print_stdout, reason = "what was done is the command's output")]
 pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
-    let node = options.node;
-    let config = Config::load(&options.config, node, &options.overrides)?;
-    let own = config.node(node).ok_or(ConfigError::NoSuchNode {
-        node,
-        known: String::new(),
-    })?;
+    let node = options.target.node;
+    let (config, own) = options.target.load()?;
     if config.nodes.len() == 1 {
         return Err(RejoinError::Alone { node }.into());
     }
@@ -71,7 +52,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     println!(
         "Next: start the node with `accord serve --config {} --node {node}` while all other nodes \
          run. It copies everything from them, and /readyz answers 200 when that is done.",
-        options.config.display()
+        options.target.config.display()
     );
     Ok(())
 }

@@ -2,11 +2,14 @@
 #![cfg(feature = "planted-bugs")]
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
+#[path = "store/copy.rs"]
+mod copy;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 use accord_storage::{Done, Entry, Error, Group, GroupId, LogId, Options, Store, planted};
+use copy::copy_of;
 
 /// A bug is planted for the whole process.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -40,22 +43,6 @@ fn append_and_apply(group: &Group, index: u64) {
     wait(|done| group.apply(log_id, Vec::new(), done));
 }
 
-/// What a kill would leave: the files as they are now.
-fn as_killed(dir: &Path) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for folder in ["", "db"] {
-        fs::create_dir_all(copy.path().join(folder)).unwrap();
-        for file in fs::read_dir(dir.join(folder)).unwrap() {
-            let path = file.unwrap().path();
-            if path.is_file() {
-                let name = Path::new(folder).join(path.file_name().unwrap());
-                fs::copy(&path, copy.path().join(name)).unwrap();
-            }
-        }
-    }
-    copy
-}
-
 #[test]
 fn an_unknown_bug_is_refused() {
     assert!(!planted::plant("none_of_ours"));
@@ -82,7 +69,7 @@ fn applied_before_log_keeps_rows_without_their_entries() {
     for index in 0..20 {
         append_and_apply(&group, index);
     }
-    let killed = as_killed(dir.path());
+    let killed = copy_of(dir.path());
     let mut options = Options::new(killed.path(), "test", 1);
     // It would end the process.
     options.on_fatal = Arc::new(|reason| assert!(reason.contains("is damaged")));

@@ -68,10 +68,7 @@ fn lists(facts: &Facts<'_>, report: &mut Report) {
             );
             report.add(
                 Anomaly::new(Property::P3, what)
-                    .at(
-                        operation.invoked,
-                        operation.returned.unwrap_or(operation.invoked),
-                    )
+                    .during(operation)
                     .operations([operation.id]),
             );
         }

@@ -129,10 +129,7 @@ fn entry(
     );
     report.add(
         Anomaly::new(Property::P4, what)
-            .at(
-                operation.invoked,
-                operation.returned.unwrap_or(operation.invoked),
-            )
+            .during(operation)
             .operations(failed.iter().copied().chain([operation.id])),
     );
 }

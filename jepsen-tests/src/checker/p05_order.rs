@@ -102,7 +102,7 @@ fn conditions(channel: &Channel<'_>, log: &[Seen], report: &mut Report) {
             report.add(
                 Anomaly::new(Property::P5, what)
                     .channel(channel.ix)
-                    .at(first.invoked, first.returned.unwrap_or(first.invoked))
+                    .during(first)
                     .operations(ids),
             );
         }

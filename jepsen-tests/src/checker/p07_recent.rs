@@ -196,10 +196,7 @@ impl<'h> Directory<'h> {
             operation.node
         );
         let anomaly = Anomaly::new(Property::P7, what)
-            .at(
-                operation.invoked,
-                operation.returned.unwrap_or(operation.invoked),
-            )
+            .during(operation)
             .operations([operation.id]);
         report.add(match channel {
             Some(channel) => anomaly.channel(channel),

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::figures::Figures;
-use crate::history::{ChannelIx, Nanos};
+use crate::history::{ChannelIx, Nanos, Operation};
 
 /// How many anomalies of one property a report describes. A broken run breaks a promise thousands
 /// of times over; the first ones tell what happened, and all are counted.
@@ -81,6 +81,12 @@ impl Anomaly {
     pub(super) fn at(mut self, from: Nanos, to: Nanos) -> Anomaly {
         self.at = (from.min(to), from.max(to));
         self
+    }
+
+    /// While the operation ran; one that never returned counts by its beginning.
+    pub(super) fn during(self, operation: &Operation) -> Anomaly {
+        let returned = operation.returned.unwrap_or(operation.invoked);
+        self.at(operation.invoked, returned)
     }
 
     pub(super) fn operations(mut self, ids: impl IntoIterator<Item = u64>) -> Anomaly {

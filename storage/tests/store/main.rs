@@ -1,6 +1,7 @@
 //! The store as its callers see it, on real files.
 #![allow(clippy::unwrap_used)]
 
+mod copy;
 mod crash;
 mod groups;
 mod model;

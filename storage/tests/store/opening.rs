@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use accord_storage::{Error, GroupId, OpenError, Options, Store};
 
+use crate::copy::copy_of;
 use crate::support::{CLUSTER, NODE, block_on, entries, fine, open, options, wait};
 
 #[test]
@@ -158,22 +159,6 @@ fn with_records(dir: &Path, records: u64) -> Vec<u64> {
         fs::metadata(newest(dir, ".log")).unwrap().len()
     };
     (0..records).map(append).collect()
-}
-
-/// A copy of the directory of a closed store.
-fn copy_of(dir: &Path) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for folder in ["", "db"] {
-        fs::create_dir_all(copy.path().join(folder)).unwrap();
-        for file in fs::read_dir(dir.join(folder)).unwrap() {
-            let path = file.unwrap().path();
-            if path.is_file() {
-                let name = Path::new(folder).join(path.file_name().unwrap());
-                fs::copy(&path, copy.path().join(name)).unwrap();
-            }
-        }
-    }
-    copy
 }
 
 fn cut(file: &Path, len: u64) {
