@@ -232,6 +232,9 @@ pub trait Delivery: Send + Sync + 'static {
 
     /// Something that a node broadcast to all: unreplicated, best effort, unordered.
     fn ephemeral(&self, channel: Uuid, event: &Bytes);
+
+    /// The channels whose messages somebody on this node waits for.
+    fn followed(&self) -> Vec<Uuid>;
 }
 
 /// This node's standing wish to be told of a channel's messages; ends when dropped.

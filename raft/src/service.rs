@@ -36,6 +36,8 @@ use crate::transport::Service;
 
 /// Longest that a feed may wait for news before it is answered with none.
 pub(crate) const FEED_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a candidate waits for a voter that has not heard of the channel yet.
+const FOUNDED_WITHIN: Duration = Duration::from_secs(1);
 /// Messages in one answer to a feed.
 const FEED_MESSAGES_MAX: usize = 512;
 
@@ -173,6 +175,13 @@ async fn open(group: &Arc<Group>, asks: Asks) -> Result<Arc<crate::group::Replic
     group.replica().await
 }
 
+/// Resolves when the replica has its first membership.
+async fn founded(group: &Arc<Group>) -> Result<(), ReadError> {
+    let replica = open(group, Asks::Client).await?;
+    group.found(&replica).await;
+    Ok(())
+}
+
 async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, String> {
     if kind == Kind::Feed {
         // Not a hold on the group: it may sleep while a feed waits for its next message.
@@ -200,9 +209,9 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
         let consensus = &replica.consensus;
         if matches!(kind, Kind::Vote | Kind::PreVote) && !consensus.is_founded() {
             // A replica that votes before it has a membership can never be given one but by the
-            // leader that it votes for.
-            wake(&group);
-            return Err("this replica is not founded yet".into());
+            // leader that it votes for. The directory's word is on its way: the candidate has it.
+            let founded = tokio::time::timeout(FOUNDED_WITHIN, founded(&group)).await;
+            founded.unwrap_or(Err(ReadError::NoLeader)).map_err(text)?;
         }
         return match kind {
             Kind::Vote => {
@@ -378,7 +387,8 @@ impl Service for PeerService {
         }
     }
 
-    fn peer_up(&self, _: NodeId) {
+    fn peer_up(&self, node: NodeId) {
+        tokio::spawn(hibernation::after_absence(Arc::clone(&self.shared), node));
         for group in self.shared.groups() {
             group.lane().look();
             let Some(replica) = group.open_replica() else {
@@ -387,7 +397,7 @@ impl Service for PeerService {
             let leader = replica.consensus.leader().leader;
             // There may be a majority again.
             if !leader.is_some_and(|leader| self.shared.is_up(leader)) {
-                tokio::spawn(failover::first_leader(group));
+                tokio::spawn(failover::waken(group));
             }
         }
     }

@@ -23,6 +23,7 @@ use crate::group::Group;
 use crate::group::Replica;
 use crate::group::registry::Closing;
 use crate::group::registry::Registry;
+use crate::hibernation::Lagging;
 use crate::recovery::Recovery;
 use crate::room::Shortage;
 use crate::transport::NodeId;
@@ -50,6 +51,7 @@ pub(crate) struct Shared {
     /// Permits for replicas that are being opened.
     pub(crate) openings: Semaphore,
     pub(crate) groups: Registry,
+    pub(crate) lagging: Lagging,
     /// Feeds of other nodes that wait for news.
     pub(crate) feeds: Feeds,
     /// Highest heads that reads through this node answered from other nodes' replicas. One number for
@@ -90,6 +92,7 @@ impl Shared {
             hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
             openings: Semaphore::new(OPENINGS_AT_ONCE_MAX),
             groups: Registry::default(),
+            lagging: Lagging::default(),
             feeds: Feeds::default(),
             heads_seen: Mutex::default(),
             wakes: AtomicU64::new(0),

@@ -88,7 +88,8 @@ pub(crate) struct Place {
 pub(crate) struct LeaderView {
     /// Known since this replica was opened: it leads itself, or has heard from the leader.
     pub(crate) leader: Option<NodeId>,
-    /// Who led by the vote on the disk. It may have died since, or lead still.
+    /// Who led by the vote on the disk. It may have died since, or lead still. This replica itself
+    /// while it waits for a quorum to confirm that it goes on.
     pub(crate) remembered: Option<NodeId>,
     pub(crate) term: u64,
 }
@@ -140,8 +141,8 @@ impl Consensus {
         let restores = opening.may_resume || edge::restores_leaders();
         config.enable_leader_restore = Some(restores);
         let vote = group.vote();
-        let resumes = restores
-            && vote.is_some_and(|vote| vote.committed && vote.node == options.node);
+        let resumes =
+            restores && vote.is_some_and(|vote| vote.committed && vote.node == options.node);
         let knowledge = Arc::new(Knowledge {
             node: options.node,
             opened: vote,
@@ -214,7 +215,8 @@ impl Consensus {
     /// It leads by a vote from before it was closed, and nobody has confirmed that since. Its writes
     /// would be refused, since its lease has run out.
     pub(crate) fn resumes(&self) -> bool {
-        self.knowledge.resumes.load(Ordering::Acquire)
+        self.knowledge
+            .resumes(&self.raft.server_metrics().borrow_watched())
     }
 
     /// Has a quorum confirm that it still leads; false if that was not to be had.
@@ -503,9 +505,16 @@ struct Knowledge {
 }
 
 impl Knowledge {
+    fn resumes(&self, metrics: &RaftServerMetrics<TypeConfig>) -> bool {
+        // There is no vote in the first metrics of a replica; a later term ends it.
+        let term = types::stored_vote(&metrics.vote).term;
+        let opened = self.opened.map_or(0, |vote| vote.term);
+        self.resumes.load(Ordering::Acquire) && term <= opened
+    }
+
     fn leader(&self, metrics: &RaftServerMetrics<TypeConfig>) -> LeaderView {
         let vote = types::stored_vote(&metrics.vote);
-        let resumes = self.resumes.load(Ordering::Acquire) && Some(vote) == self.opened;
+        let resumes = self.resumes(metrics);
         let leads = metrics.state == ServerState::Leader && !resumes;
         let known = metrics
             .current_leader
@@ -515,7 +524,9 @@ impl Knowledge {
             });
         LeaderView {
             leader: known,
-            remembered: metrics.current_leader.filter(|leader| *leader != self.node),
+            remembered: metrics
+                .current_leader
+                .filter(|leader| resumes || *leader != self.node),
             term: vote.term,
         }
     }

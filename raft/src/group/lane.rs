@@ -340,6 +340,10 @@ impl Lane {
     }
 
     fn towards(&self, group: &Group) -> Towards {
+        if self.replica.is_none() && group.serves_here() {
+            // It is being opened, and knows more than a guess then.
+            return Towards::Nobody;
+        }
         let up = |node: &NodeId| group.shared.is_up(*node);
         let view = self
             .leader_changes

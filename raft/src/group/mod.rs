@@ -272,6 +272,7 @@ impl Group {
         if shared.is_stopping() {
             return Err(ReadError::Stopping);
         }
+        shared.learn(self);
         let stored = shared.store.group(self.id).map_err(storage_error)?;
         let recovering = self.is_recovering();
         let may_resume = shared.groups.take_led(self.id);
@@ -307,11 +308,12 @@ impl Group {
             confirmations: SharedRounds::default(),
         });
         self.found(&replica).await;
+        shared.wakes.fetch_add(1, Ordering::Relaxed);
         Ok(replica)
     }
 
     /// Gives a replica that holds nothing its first membership, the same on all replicas.
-    async fn found(self: &Arc<Self>, replica: &Replica) {
+    pub(crate) async fn found(self: &Arc<Self>, replica: &Replica) {
         if self.serves_here()
             && replica.consensus.group().is_pristine()
             && let Some(voters) = self.replicas()

@@ -64,14 +64,6 @@ impl Registry {
         group
     }
 
-    /// The group if it is awake.
-    pub(crate) fn awake(&self, id: GroupId) -> Option<Arc<Group>> {
-        match self.slots().get(&id) {
-            Some(Slot::Awake(group)) => Some(Arc::clone(group)),
-            Some(Slot::Closing(_)) | None => None,
-        }
-    }
-
     pub(crate) fn all_awake(&self) -> Vec<Arc<Group>> {
         let slots = self.slots();
         let awake = slots.values().filter_map(|slot| match slot {
@@ -101,11 +93,7 @@ impl Registry {
 
     /// Takes a group out if nobody holds it, nothing waits in it, and `may` agrees: one critical
     /// section, since whoever wants the group needs this lock.
-    pub(crate) fn retire(
-        &self,
-        id: GroupId,
-        may: impl FnOnce(&Group) -> bool,
-    ) -> Option<Retired> {
+    pub(crate) fn retire(&self, id: GroupId, may: impl FnOnce(&Group) -> bool) -> Option<Retired> {
         let mut slots = self.slots();
         let slot = slots.get_mut(&id)?;
         let Slot::Awake(group) = slot else {
