@@ -92,7 +92,7 @@ pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Episode, RunError>
     say("healing");
     let healed = recorder.clock().now();
     world.heal().await?;
-    let ending = ending::look(&context, healed, settings.seed, say).await;
+    let ending = ending::look(&world, &context, healed, settings.seed, say).await;
     let _ = phase.send(Phase::Done);
     reasons.extend(drained(&mut subscribers, "a subscriber").await);
 
