@@ -261,13 +261,12 @@ async fn load(
             .channels
             .first()
             .map(|channel| channel.channel.as_str());
-        let striking = nemesis::run(world, &steps, &context.clock, || world.leader(channel));
-        let faults = tokio::time::timeout(settings.time + UNDO_WITHIN, Box::pin(striking)).await;
+        let until = offset + settings.time + UNDO_WITHIN;
+        let leader = || world.leader(channel);
+        let striking = nemesis::run(world, &steps, &context.clock, until, leader);
+        let faults = Box::pin(striking).await;
         tokio::time::sleep_until(began + settings.time).await;
-        faults.unwrap_or_else(|_| {
-            say("the nemesis did not end; its records are lost");
-            Vec::new()
-        })
+        faults
     };
     tokio::select! {
         faults = work => faults,
