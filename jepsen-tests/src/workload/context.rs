@@ -82,7 +82,7 @@ impl Context {
         reached.clone()
     }
 
-    pub fn channel_ixs(&self) -> impl Iterator<Item = ChannelIx> + use<> {
+    pub fn channel_ixs(&self) -> impl Iterator<Item = ChannelIx> + Clone + use<> {
         let count = u32::try_from(self.channels.len()).unwrap_or(u32::MAX);
         (0..count).map(ChannelIx)
     }
