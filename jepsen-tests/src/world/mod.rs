@@ -40,7 +40,7 @@ use crate::wire::ChannelRef;
 
 use disk::Disk;
 use network::Network;
-use rules::Rules;
+use rules::{Rule, Rules};
 use shim::Shim;
 
 /// Each disk is a sparse file of this size. Room for an hour's messages, and small enough that
@@ -264,6 +264,14 @@ impl World {
             .map(|(node, leader)| (node == leader, votes(*leader), *leader))
             .max()
             .map(|(_, _, leader)| leader)
+    }
+
+    /// From now on nothing travels between this node and the others, until [`World::heal`].
+    pub fn cut_off(&self, node: u64) {
+        let links = self.rules().links().into_iter();
+        let own = links.filter(|(from, to)| *from == node || *to == node);
+        self.rules()
+            .add(own.map(|link| (link, Rule::CUT)).collect());
     }
 
     /// Ends every fault still on: links are whole, clocks right, disks fast, empty and mounted;
