@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Phase;
+use crate::client::wire::ChannelRef;
 use crate::history::{ChannelIx, Nanos, Recorder, RunClock};
 use crate::rng::Rng;
-use crate::wire::ChannelRef;
 
 /// How long clients prefer other nodes after one did not answer in time. Without it all of them
 /// would soon wait for a paused node at once.

@@ -30,13 +30,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::api::Api;
+use crate::client::api::Api;
+use crate::client::wire::ChannelRef;
+use crate::cluster::config::RaftOptions;
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, KEEP_VARIABLE};
-use crate::config::RaftOptions;
 use crate::nemesis::FaultKind;
 use crate::nemesis::Need;
 use crate::wait::wait_until;
-use crate::wire::ChannelRef;
 
 use disk::Disk;
 use network::Network;
@@ -376,7 +376,7 @@ impl World {
             let create = async {
                 let server = api.create_server(PROBE_SERVER).await?;
                 let channel = api.create_channel(&server.id, "probe").await?;
-                Ok::<_, crate::api::ApiError>(ChannelRef {
+                Ok::<_, crate::client::api::ApiError>(ChannelRef {
                     server: server.id,
                     channel: channel.id,
                 })

@@ -7,10 +7,10 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ATTEMPT_PAUSE;
-use crate::api::Api;
+use crate::client::api::Api;
+use crate::client::http::Http;
+use crate::client::wire::Message;
 use crate::history::{ChannelIx, Seen};
-use crate::http::Http;
-use crate::wire::Message;
 use crate::workload::context::{Context, NodeAddress};
 use crate::workload::rest::{PAGE_MAX, seen};
 

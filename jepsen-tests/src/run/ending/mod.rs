@@ -14,9 +14,9 @@ use futures_util::future::{join, join_all};
 use tokio::time::Instant;
 
 use super::Say;
-use crate::api::Api;
+use crate::client::api::Api;
+use crate::client::http::Http;
 use crate::history::{ChannelIx, Ending, FinalLog, Nanos, Outcome, Range, Value};
-use crate::http::Http;
 use crate::rng::Rng;
 use crate::wait::wait_until;
 use crate::workload::context::{Context, NodeAddress};
