@@ -19,7 +19,8 @@ pub(crate) enum Kind {
     Feed = 11,
     Ephemeral = 12,
     Status = 13,
-    /// Asks a voter for its term on behalf of one that has lost its memory.
+    /// Asks a voter for the highest term that it knows: for one that has lost its memory, or for a
+    /// leader that wants to know whether it still is.
     Inquire = 14,
     /// Whether the sender is short of disk space: a byte, 1 or 0.
     NoRoom = 15,

@@ -119,6 +119,55 @@ fn a_leader_that_was_paused_reads_what_was_written_without_it() {
     });
 }
 
+/// Answers that reached a leader before it stood still wait in its sockets until it goes on. They
+/// prove nothing about the time after.
+#[test]
+fn a_leader_that_goes_on_does_not_take_old_answers_for_new_ones() {
+    const CHANNELS: usize = 24;
+    const ROUNDS: usize = 4;
+    run(300, async {
+        let cluster = own_cluster(3).await;
+        let mut channels = Vec::new();
+        for _ in 0..CHANNELS {
+            channels.push(cluster.api(1).new_channel().await.unwrap());
+        }
+        for round in 0..ROUNDS {
+            // Any node leads some of them, and has requests of some of those under way.
+            let paused = cluster.ids()[round % 3];
+            let others = cluster.apis(&cluster.others(paused));
+            let name = format!("round {round}");
+            let start = |channel| Writer::start(others.clone(), channel, &name);
+            let writers: Vec<Writer> = channels.iter().map(start).collect();
+            for writer in &writers {
+                writer.wait_more(5, SOON).await;
+            }
+            cluster.pause(paused).unwrap();
+            for writer in &writers {
+                writer.wait_more(3, GAP_MAX + SOON).await;
+            }
+            let mut reads = JoinSet::new();
+            for (channel, writer) in channels.iter().zip(&writers) {
+                let (channel, least) = (channel.clone(), writer.last_seq());
+                let api = cluster.api(paused);
+                reads.spawn(async move { (least, api.messages(&channel, "limit=1").await) });
+            }
+            cluster.resume(paused).unwrap();
+            while let Some(read) = reads.join_next().await {
+                let (least, answer) = read.unwrap();
+                // It may be unable to answer for a while. What it answers must be true.
+                if let Ok(messages) = answer {
+                    let head = messages.last().unwrap().seq;
+                    assert!(head >= least, "read {head} after {least} was acknowledged");
+                }
+            }
+            for writer in writers {
+                writer.finish().await;
+            }
+            cluster.wait_ready(paused).await.unwrap();
+        }
+    });
+}
+
 #[test]
 fn one_key_posted_through_several_nodes_while_the_leader_dies_is_one_message() {
     run(240, async {

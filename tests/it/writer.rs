@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use accord_jepsen::{
@@ -31,6 +31,7 @@ pub struct Writer {
     task: JoinHandle<Result<Vec<Acked>, TimedOut>>,
     stop: Arc<AtomicBool>,
     acked: Arc<AtomicUsize>,
+    last_seq: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -39,14 +40,26 @@ impl Writer {
     pub fn start(apis: Vec<Api>, channel: &ChannelRef, username: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let acked = Arc::new(AtomicUsize::new(0));
+        let last_seq = Arc::new(AtomicU64::new(0));
         let task = tokio::spawn(write(
             apis,
             channel.clone(),
             username.to_owned(),
             Arc::clone(&stop),
             Arc::clone(&acked),
+            Arc::clone(&last_seq),
         ));
-        Self { task, stop, acked }
+        Self {
+            task,
+            stop,
+            acked,
+            last_seq,
+        }
+    }
+
+    /// Seq of the last acknowledged post; 0 before the first.
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq.load(Ordering::Relaxed)
     }
 
     /// Posts acknowledged so far.
@@ -84,6 +97,7 @@ async fn write(
     username: String,
     stop: Arc<AtomicBool>,
     count: Arc<AtomicUsize>,
+    last_seq: Arc<AtomicU64>,
 ) -> Result<Vec<Acked>, TimedOut> {
     let mut acked = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -94,6 +108,7 @@ async fn write(
             .await
             // Printed at once, since a test may first see that nothing comes.
             .inspect_err(|error| eprintln!("{username} gives up: {error}"))?;
+        last_seq.store(message.seq, Ordering::Relaxed);
         acked.push(Acked {
             message,
             at: Instant::now(),

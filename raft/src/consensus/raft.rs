@@ -6,15 +6,12 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
-#[cfg(feature = "planted-bugs")]
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use accord_storage as storage;
 use bytes::Bytes;
 use openraft::Config;
 use openraft::Raft;
-use openraft::ReadPolicy;
 use openraft::ServerState;
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::WatchReceiver;
@@ -23,7 +20,6 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::raft::AppendEntriesRequest;
 use openraft::raft::ClientWriteResult;
 use openraft::raft::TransferLeaderRequest;
-use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::alias::WatchReceiverOf;
 use tokio::sync::watch;
 
@@ -50,9 +46,6 @@ use crate::transport::Peer;
 const QUEUE_MAX: u64 = 4_096;
 /// Log entries in one append request; its bytes are bounded as well.
 const ENTRIES_PER_REQUEST_MAX: u64 = 300;
-
-/// How long a leader tries to have a majority confirm that it leads.
-const CONFIRM_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How a replica behaves.
 #[derive(Clone, Debug)]
@@ -203,21 +196,17 @@ impl Consensus {
             .await;
     }
 
-    /// The index up to which a linearizable read must see the log, confirmed by a quorum after this
-    /// call began. `Err` names the leader if this replica knows of another.
-    pub(crate) async fn read_index(&self) -> Result<u64, ProposeError> {
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::lease_read() && self.leader().leader == Some(self.knowledge.node) {
-            return Ok(self.computed_next.load(Ordering::Acquire).saturating_sub(1));
-        }
-        let option =
-            LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(CONFIRM_WAIT_MAX);
-        match self.raft.get_read_log_id(option).await {
-            Ok((read, _)) => Ok(read.index()),
-            Err(_) => Err(ProposeError::NotLeader {
-                leader: self.leader().leader,
-            }),
-        }
+    /// The term that this replica leads, and the end of its log: once that is applied, a read sees all
+    /// that was committed when this was called, in this term or an earlier one, if nobody led a later
+    /// term by then. `None` while it does not lead.
+    ///
+    /// Not the commit index: where the leader's own disk is the slowest, followers learn that an entry
+    /// is committed, and show it, before the leader has it itself.
+    pub(crate) fn read_point(&self) -> Option<(u64, u64)> {
+        let leader = self.leader();
+        let last = self.group.log_state().last?;
+        let leads = leader.leader == Some(self.knowledge.node) && last.term == leader.term;
+        leads.then_some((leader.term, last.index))
     }
 
     /// Campaigns at once. Without a pre-vote only where a majority sees the leader dead: its lease

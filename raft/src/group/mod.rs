@@ -30,7 +30,6 @@ use crate::api::ReadError;
 use crate::consensus::AppendRequest;
 use crate::consensus::Commits;
 use crate::consensus::Consensus;
-use crate::consensus::ProposeError;
 use crate::failover;
 use crate::machine::Kind;
 use crate::peers;
@@ -372,12 +371,16 @@ impl Group {
     /// `NoLeader` if this node does not lead.
     pub(crate) async fn confirm(self: &Arc<Self>) -> Result<u64, ReadError> {
         let replica = self.replica().await?;
-        let rounds = Arc::clone(&replica);
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::lease_read()
+            && let Some((_, index)) = replica.consensus.read_point()
+        {
+            return Ok(index);
+        }
+        let (group, rounds) = (Arc::clone(self), Arc::clone(&replica));
         let run = || async move {
-            rounds
-                .confirmations
-                .run(|| leader_read_index(&rounds.consensus))
-                .await;
+            let confirmations = &rounds.confirmations;
+            confirmations.run(|| reads::confirmed_index(&group)).await;
         };
         replica.confirmations.index(run).await
     }
@@ -441,13 +444,6 @@ impl Drop for Standing {
 /// as recovering, which is safe.
 fn is_marked_recovered(shared: &Shared, id: GroupId) -> bool {
     shared.recovery.concerns(id) && matches!(shared.store.fact(&recovery::mark_of(id)), Ok(Some(_)))
-}
-
-async fn leader_read_index(consensus: &Consensus) -> Result<u64, ReadError> {
-    match consensus.read_index().await {
-        Ok(index) => Ok(index),
-        Err(ProposeError::NotLeader { .. } | ProposeError::Unknown) => Err(ReadError::NoLeader),
-    }
 }
 
 /// Gives a group's append requests to its replica in order, answering each when it is on the disk.

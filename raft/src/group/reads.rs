@@ -1,13 +1,58 @@
 //! Linearizable reads without leases: the leader confirms that it still leads (ReadIndex, Raft
 //! dissertation, section 6.4), and reads that wait at the same time share one confirmation.
+//!
+//! The confirmation is our own and not openraft's, which takes the answer to one append request for
+//! the answer to later ones that end at the same entry, too. A leader that had been paused found old
+//! answers in its sockets, and took itself for confirmed (docs/adr/0005).
 
 use std::future::Future;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 
+use super::Group;
 use crate::api::ReadError;
+use crate::peers::Kind;
+
+/// How long a voter may take to answer.
+const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The index that a read beginning now must see, if this node leads and a majority of the voters,
+/// asked after that, knows of no later term: then nobody has led one yet.
+///
+/// # Errors
+/// `NoLeader` if this node does not lead, or no majority says so.
+pub(crate) async fn confirmed_index(group: &Group) -> Result<u64, ReadError> {
+    let replica = group.open_replica().ok_or(ReadError::NoLeader)?;
+    let (term, index) = replica.consensus.read_point().ok_or(ReadError::NoLeader)?;
+    let voters = replica.consensus.voters();
+    let others = voters.iter().filter(|node| **node != group.shared.node());
+    let request = Bytes::copy_from_slice(&group.id.0.to_le_bytes());
+    let mut answers: FuturesUnordered<_> = others
+        .filter_map(|node| group.shared.peer(*node))
+        .map(|peer| peer.call(Kind::Inquire.byte(), request.clone(), CONFIRM_DEADLINE))
+        .collect();
+    let mut missing = voters.len() / 2;
+    while missing > 0 {
+        match answers.next().await {
+            Some(Ok(answer)) if confirms(&answer, term) => missing -= 1,
+            Some(_) => {}
+            None => return Err(ReadError::NoLeader),
+        }
+    }
+    Ok(index)
+}
+
+/// A voter's answer is the highest term that it knows, on its disk or on the way there.
+fn confirms(answer: &Bytes, term: u64) -> bool {
+    let known = answer.as_ref().try_into().map(u64::from_le_bytes);
+    known.is_ok_and(|known| known <= term)
+}
 
 /// Reads that may wait for one confirmation; more are refused.
 const WAITING_MAX: usize = 65_536;
