@@ -20,12 +20,12 @@ const TRIES: usize = 4;
 /// A leader that is cut off for less is hardly replaced before it is back: silence is noticed after
 /// a second, and an election takes its time.
 const CUT_OFF_MIN: Duration = Duration::from_secs(4);
+/// A node that is away for less misses too little to need a snapshot.
+const AWAY_MIN: Duration = Duration::from_secs(4);
 
 #[test]
 fn planted_loss_of_the_window_in_a_snapshot_is_caught() {
     use Property::{P2, P3, P13, P14};
-    // Snapshots every 40 entries, so that a node which was away needs one.
-    let snapshots = |settings: &Settings| settings.raft().snapshot_after_entries == Some(40);
     Trial {
         bug: "dedup_forgotten_on_snapshot",
         kinds: &[FaultKind::Kill, FaultKind::KillLeader],
@@ -33,12 +33,12 @@ fn planted_loss_of_the_window_in_a_snapshot_is_caught() {
         seconds: 15,
         expected: &[P2, P3, P13, P14],
     }
-    .is_failed(snapshots);
+    .is_failed(snapshots_often);
 }
 
 #[test]
 fn planted_holes_in_resumed_streams_are_caught() {
-    let snapshots = |settings: &Settings| settings.raft().snapshot_after_entries == Some(40);
+    // Messages come from memory, and pages from storage only where a snapshot has made a gap.
     Trial {
         bug: "stream_off_by_one",
         kinds: &[FaultKind::Kill],
@@ -46,7 +46,7 @@ fn planted_holes_in_resumed_streams_are_caught() {
         seconds: 15,
         expected: &[Property::P10, Property::P11],
     }
-    .is_failed(snapshots);
+    .is_failed(|settings| snapshots_often(settings) && one_lasts(settings, AWAY_MIN));
 }
 
 #[test]
@@ -75,19 +75,28 @@ fn planted_rows_without_log_entries_are_caught() {
 
 #[test]
 fn planted_reads_under_an_endless_lease_are_caught() {
-    let kinds = &[FaultKind::PartitionLeader];
-    let long_enough = |settings: &Settings| {
-        let steps = nemesis::plan(kinds, settings.time, settings.seed);
-        steps.iter().any(|step| step.lasts >= CUT_OFF_MIN)
-    };
     Trial {
         bug: "lease_read",
-        kinds,
+        kinds: &[FaultKind::PartitionLeader],
         seed: 141,
         seconds: 8,
         expected: &[Property::P7],
     }
-    .is_failed(long_enough);
+    .is_failed(|settings| one_lasts(settings, CUT_OFF_MIN));
+}
+
+/// Whether a node that was away is likely to get a snapshot.
+fn snapshots_often(settings: &Settings) -> bool {
+    settings.raft().snapshot_after_entries == Some(40)
+}
+
+/// Whether some fault of the episode is at least so long.
+fn one_lasts(settings: &Settings, least: Duration) -> bool {
+    let Nemesis::These(kinds) = &settings.nemesis else {
+        return false;
+    };
+    let steps = nemesis::plan(kinds, settings.time, settings.seed);
+    steps.iter().any(|step| step.lasts >= least)
 }
 
 /// A planted bug, and the episodes that are to show it.
