@@ -10,38 +10,33 @@
 //! Invariants:
 //! - nothing waits without a bound: every request, frame and condition has a
 //!   deadline, and its error says what was waited for;
-//! - no process outlives the test process, however that one ends (`guard`);
+//! - no process outlives the test process, however that one ends (`cluster::guard`);
 //! - a node's data and log are kept, and their path is printed, when a test
 //!   fails.
 
-mod api;
 pub mod checker;
+mod client;
 mod cluster;
-mod config;
-mod guard;
 pub mod history;
-mod http;
 pub mod nemesis;
-mod ports;
-mod process;
-pub mod raw;
 pub mod report;
 mod rng;
 pub mod run;
-mod socket;
 pub mod wait;
-mod wire;
 pub mod workload;
 pub mod world;
 
-pub use api::{Api, ApiError, Consistency, link_next, percent_encode, post_until_acknowledged};
-pub use cluster::{Cluster, ClusterError, ClusterOptions, NodePlace, Oddity, sweep_abandoned};
-pub use config::{ConfigFile, LimitOptions, NodeEntry, RaftOptions};
-pub use http::{Http, HttpError, Response};
-pub use process::{Launch, NodeProcess, Stopped};
-pub use rng::Rng;
-pub use socket::{Close, ConnectError, ConnectOptions, Event, Socket, SocketError};
-pub use wait::{TimedOut, wait_until};
-pub use wire::{
+pub use client::api::{
+    Api, ApiError, Consistency, link_next, percent_encode, post_until_acknowledged,
+};
+pub use client::http::{Http, HttpError, Response};
+pub use client::raw;
+pub use client::socket::{Close, ConnectError, ConnectOptions, Event, Socket, SocketError};
+pub use client::wire::{
     Channel, ChannelRef, ChannelView, ClusterView, Frame, Kind, Message, NodeView, Problem, Server,
 };
+pub use cluster::config::{ConfigFile, LimitOptions, NodeEntry, RaftOptions};
+pub use cluster::process::{Launch, NodeProcess, Stopped};
+pub use cluster::{Cluster, ClusterError, ClusterOptions, NodePlace, Oddity, sweep_abandoned};
+pub use rng::Rng;
+pub use wait::{TimedOut, wait_until};

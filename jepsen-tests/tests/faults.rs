@@ -16,6 +16,8 @@ use accord_jepsen::world::{NetworkKind, World, WorldOptions};
 use accord_jepsen::{Api, ChannelRef, RaftOptions};
 
 const LONG: Duration = Duration::from_secs(60);
+/// For a strike that waits for a node to catch up.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// The product, or none and a line that says so.
 fn binary() -> Option<PathBuf> {
@@ -129,7 +131,7 @@ async fn strike(world: &World, load: &Load, kind: FaultKind, seed: u64) -> Fault
     let clock = RunClock::start();
     let channel = load.channel.channel.clone();
     let leader = || world.leader(Some(&channel));
-    let mut records = nemesis::run(world, &[step], &clock, leader).await;
+    let mut records = nemesis::run(world, &[step], &clock, LONGEST, leader).await;
     assert_eq!(records.len(), 1);
     records.remove(0)
 }
@@ -241,7 +243,7 @@ async fn a_plan_runs_with_all_lanes_at_once_and_healing_ends_it() {
     let clock = RunClock::start();
     let channel = load.channel.channel.clone();
     let leader = || world.leader(Some(&channel));
-    let records = nemesis::run(&world, &steps, &clock, leader).await;
+    let records = nemesis::run(&world, &steps, &clock, LONGEST, leader).await;
     assert_eq!(records.len(), steps.len());
     for record in &records {
         eprintln!("{record:?}");
@@ -255,7 +257,7 @@ async fn a_plan_runs_with_all_lanes_at_once_and_healing_ends_it() {
             seed: 1,
         })
         .to_vec();
-    let endless = nemesis::run(&world, &whole, &clock, || async { None });
+    let endless = nemesis::run(&world, &whole, &clock, LONGEST, || async { None });
     let cut_off = tokio::time::timeout(Duration::from_secs(2), Box::pin(endless)).await;
     assert!(cut_off.is_err());
     assert!(
@@ -268,4 +270,40 @@ async fn a_plan_runs_with_all_lanes_at_once_and_healing_ends_it() {
     world.heal().await.unwrap();
     world.cluster().wait_all_ready().await.unwrap();
     load.goes_on().await;
+}
+
+#[tokio::test]
+async fn a_strike_that_does_not_end_in_time_is_broken_off_and_told_of() {
+    let Some(binary) = binary() else { return };
+    let options = WorldOptions {
+        own_disks: false,
+        shim: false,
+        ..options(binary, NetworkKind::Plain)
+    };
+    let world = World::start(options).await.unwrap();
+    let step = |kind, lasts| Step {
+        at: Duration::ZERO,
+        lasts,
+        kind,
+        seed: 1,
+    };
+    let steps = [
+        step(FaultKind::Pause, Duration::from_millis(1)),
+        step(FaultKind::PauseMajority, LONG),
+    ];
+    let until = Duration::from_secs(8);
+    let clock = RunClock::start();
+    let striking = nemesis::run(&world, &steps, &clock, until, || async { None });
+    let records = Box::pin(striking).await;
+    let of = |kind: FaultKind| records.iter().find(|record| record.kind == kind.name());
+    let in_time = of(FaultKind::Pause).expect("a record of the strike that ended");
+    assert!(matches!(in_time.bite, Bite::Yes { .. }), "{in_time:?}");
+    let late = of(FaultKind::PauseMajority).expect("a record of the strike that did not");
+    assert!(
+        matches!(&late.bite, Bite::No { evidence } if evidence.contains("did not end in time")),
+        "{late:?}"
+    );
+    assert_eq!(late.nodes.len(), 2);
+    let ready = world.cluster().wait_all_ready().await;
+    ready.expect("what was paused goes on");
 }

@@ -10,6 +10,7 @@
 // Tests may unwrap: a panic is how they fail.
 #![allow(clippy::unwrap_used, clippy::large_futures)]
 
+mod minority;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
+use tokio::time::timeout;
 
 use crate::history::clock::RunClock;
 use crate::history::{Bite, FaultRecord};
@@ -19,12 +20,15 @@ use super::{FaultKind, Step, clocks, disks, networks, processes};
 /// `leader_of` says which node leads what the run is about, as far as it knows;
 /// [`World::leader`] serves.
 ///
-/// Undoing may take longer than the plan (a damaged node has to catch up), at most some minutes.
-/// When it is dropped early, [`World::heal`] undoes what is still on.
+/// Undoing may take longer than the plan: a damaged node has to catch up. A strike that is not over
+/// at `until`, a time since the run's beginning as those of the steps, is broken off and undone,
+/// and its record says so. When all of this is dropped early, [`World::heal`] undoes what is still
+/// on.
 pub async fn run<L, F>(
     world: &World,
     steps: &[Step],
     clock: &RunClock,
+    until: Duration,
     leader_of: L,
 ) -> Vec<FaultRecord>
 where
@@ -34,7 +38,7 @@ where
     let leader = || -> BoxFuture<'_, Option<u64>> { Box::pin(leader_of()) };
     let strikes = steps
         .iter()
-        .map(|step| run_step(world, *step, clock, &leader));
+        .map(|step| run_step(world, *step, clock, until, &leader));
     let mut records = join_all(strikes).await;
     records.sort_by_key(|record| record.began);
     records
@@ -44,14 +48,20 @@ async fn run_step<'a>(
     world: &'a World,
     step: Step,
     clock: &'a RunClock,
+    until: Duration,
     leader: &'a Leader<'a>,
 ) -> FaultRecord {
-    moment(step.at.saturating_sub(Duration::from_nanos(clock.now()))).await;
+    moment(till(step.at, clock)).await;
     let mut strike = Strike::new(world, step, clock, leader);
     let result = match world.cannot().iter().find(|(kind, _)| *kind == step.kind) {
         Some((_, why)) => Err(StrikeError(why.clone())),
-        None => Box::pin(strike_with(&mut strike)).await,
+        None => {
+            let striking = Box::pin(strike_with(&mut strike));
+            let ended = timeout(till(until, clock), striking).await;
+            ended.unwrap_or_else(|_| Err(StrikeError("it did not end in time".to_owned())))
+        }
     };
+    let touched = strike.touched();
     let undone = strike.undo_rest();
     let (detail, nodes, mut bite) = match result {
         Ok(Struck {
@@ -60,8 +70,8 @@ async fn run_step<'a>(
             bite,
         }) => (detail, nodes, bite),
         Err(StrikeError(why)) => (
-            "it could not be done".to_owned(),
-            strike.touched(),
+            "it could not be done as planned".to_owned(),
+            touched,
             Bite::No { evidence: why },
         ),
     };
@@ -84,6 +94,10 @@ async fn run_step<'a>(
         ended: Some(clock.now()),
         bite,
     }
+}
+
+fn till(time: Duration, clock: &RunClock) -> Duration {
+    time.saturating_sub(Duration::from_nanos(clock.now()))
 }
 
 async fn strike_with(strike: &mut Strike<'_>) -> Result<Struck, StrikeError> {

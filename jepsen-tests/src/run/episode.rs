@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use super::settings::{Nemesis, Settings};
 use super::{Say, Verdict, artifacts, ending};
 use crate::checker::{self, Report};
+use crate::client::wire::ChannelRef;
 use crate::history::recorder::Setting;
 use crate::history::{Bite, FaultRecord, History, Outcome, Recorder, RunClock, Value};
 use crate::nemesis::{self, FaultKind, Step};
 use crate::rng::Rng;
-use crate::wire::ChannelRef;
 use crate::workload::context::{Context, NodeAddress, Oddities};
 use crate::workload::rest::Rest;
 use crate::workload::{self, Clients, Phase};
@@ -92,7 +92,7 @@ pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Episode, RunError>
     say("healing");
     let healed = recorder.clock().now();
     world.heal().await?;
-    let ending = ending::look(&context, healed, settings.seed, say).await;
+    let ending = ending::look(&world, &context, healed, settings.seed, say).await;
     let _ = phase.send(Phase::Done);
     reasons.extend(drained(&mut subscribers, "a subscriber").await);
 
@@ -261,13 +261,12 @@ async fn load(
             .channels
             .first()
             .map(|channel| channel.channel.as_str());
-        let striking = nemesis::run(world, &steps, &context.clock, || world.leader(channel));
-        let faults = tokio::time::timeout(settings.time + UNDO_WITHIN, Box::pin(striking)).await;
+        let until = offset + settings.time + UNDO_WITHIN;
+        let leader = || world.leader(channel);
+        let striking = nemesis::run(world, &steps, &context.clock, until, leader);
+        let faults = Box::pin(striking).await;
         tokio::time::sleep_until(began + settings.time).await;
-        faults.unwrap_or_else(|_| {
-            say("the nemesis did not end; its records are lost");
-            Vec::new()
-        })
+        faults
     };
     tokio::select! {
         faults = work => faults,

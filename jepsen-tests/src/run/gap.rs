@@ -19,12 +19,12 @@ use tokio::time::Instant;
 use super::Say;
 use super::episode::RunError;
 use super::totals::{Percentiles, percentiles};
-use crate::api::Api;
+use crate::client::api::Api;
+use crate::client::http::Http;
+use crate::client::wire::ChannelRef;
 use crate::cluster::{Cluster, ClusterOptions};
-use crate::http::Http;
 use crate::rng::Rng;
 use crate::wait::wait_until;
-use crate::wire::ChannelRef;
 use crate::world::WorldError;
 
 /// Channels that have a writer.
@@ -119,7 +119,7 @@ pub async fn run(settings: &GapSettings, say: Say<'_>) -> Result<Gaps, RunError>
 }
 
 async fn channels(cluster: &Cluster, count: usize) -> Result<Vec<ChannelRef>, RunError> {
-    let setup = |error: crate::api::ApiError| RunError::Setup(error.to_string());
+    let setup = |error: crate::client::api::ApiError| RunError::Setup(error.to_string());
     let api = cluster.api(1);
     let server = api.create_server("gap").await.map_err(setup)?.id;
     let made = stream::iter(0..count)
@@ -146,7 +146,7 @@ async fn touch(cluster: &Cluster, channels: &[ChannelRef], round: u32) -> Result
             turn.rotate_left(place % apis.len());
             async move {
                 let key = format!("touch-{round}");
-                crate::api::post_until_acknowledged(
+                crate::client::api::post_until_acknowledged(
                     &turn,
                     channel,
                     "gap",

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::RaftOptions;
+use crate::cluster::config::RaftOptions;
 use crate::nemesis::FaultKind;
 use crate::rng::Rng;
 use crate::workload::Workload;

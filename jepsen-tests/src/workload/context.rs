@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Phase;
+use crate::client::wire::ChannelRef;
 use crate::history::{ChannelIx, Nanos, Recorder, RunClock};
 use crate::rng::Rng;
-use crate::wire::ChannelRef;
 
 /// How long clients prefer other nodes after one did not answer in time. Without it all of them
 /// would soon wait for a paused node at once.
@@ -82,7 +82,7 @@ impl Context {
         reached.clone()
     }
 
-    pub fn channel_ixs(&self) -> impl Iterator<Item = ChannelIx> + use<> {
+    pub fn channel_ixs(&self) -> impl Iterator<Item = ChannelIx> + Clone + use<> {
         let count = u32::try_from(self.channels.len()).unwrap_or(u32::MAX);
         (0..count).map(ChannelIx)
     }

@@ -17,8 +17,8 @@ pub mod outcome;
 pub mod pace;
 pub mod rest;
 pub mod retries;
+pub mod sessions;
 pub mod sockets;
-pub mod stale;
 pub mod streams;
 
 use std::fmt;
@@ -71,10 +71,12 @@ pub enum Workload {
     Conditional,
     /// New servers and channels, and lists read through other nodes.
     Listing,
+    /// Linearizable reads of sessions that stay on one node.
+    Linearizable,
 }
 
 impl Workload {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Append,
         Self::Sockets,
         Self::Stale,
@@ -82,6 +84,7 @@ impl Workload {
         Self::Retries,
         Self::Conditional,
         Self::Listing,
+        Self::Linearizable,
     ];
 
     pub fn name(self) -> &'static str {
@@ -93,6 +96,7 @@ impl Workload {
             Self::Retries => "retries",
             Self::Conditional => "conditional",
             Self::Listing => "listing",
+            Self::Linearizable => "linearizable",
         }
     }
 
@@ -103,7 +107,7 @@ impl Workload {
             Self::Sockets => 6,
             Self::Stale => 5,
             Self::Streams => 8,
-            Self::Retries => 6,
+            Self::Retries | Self::Linearizable => 6,
             Self::Conditional | Self::Listing => 2,
         }
     }
@@ -115,7 +119,7 @@ impl Workload {
             Self::Sockets => 8.0,
             Self::Retries => 3.0,
             Self::Conditional => 1.0,
-            Self::Stale | Self::Streams | Self::Listing => 0.0,
+            Self::Stale | Self::Streams | Self::Listing | Self::Linearizable => 0.0,
         }
     }
 }
@@ -175,11 +179,12 @@ pub fn start(context: &Arc<Context>, workloads: &[Workload], rate: f64, seed: u6
             match kind {
                 Workload::Append => askers.spawn(append::run(client)),
                 Workload::Sockets => askers.spawn(sockets::run(client)),
-                Workload::Stale => askers.spawn(stale::run(client)),
+                Workload::Stale => askers.spawn(sessions::stale(client)),
                 Workload::Streams => clients.subscribers.spawn(streams::run(client)),
                 Workload::Retries => askers.spawn(retries::run(client)),
                 Workload::Conditional => askers.spawn(conditional::run(client)),
                 Workload::Listing => askers.spawn(listing::run(client)),
+                Workload::Linearizable => askers.spawn(sessions::linearizable(client)),
             };
         }
     }

@@ -4,9 +4,9 @@
 //! nothing was sent. Everything else that is not a success is *info*: to call an unknown outcome a
 //! failure would make the checker report anomalies that are none.
 
+use crate::client::http::{HttpError, Response};
+use crate::client::wire::Problem;
 use crate::history::Outcome;
-use crate::http::{HttpError, Response};
-use crate::wire::Problem;
 
 /// What is known about an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

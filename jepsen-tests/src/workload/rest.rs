@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::context::{Context, NodeAddress};
 use super::outcome;
-use crate::api::{Api, link_next};
+use crate::client::api::{Api, link_next};
+use crate::client::http::{Http, HttpError, Response};
+use crate::client::wire::{Channel, Message, Server};
 use crate::history::{Action, ChannelIx, Listed, Outcome, Range, Seen, Value, Via};
-use crate::http::{Http, HttpError, Response};
-use crate::wire::{Channel, Message, Server};
 use crate::world::PROBE_SERVER;
 
 /// How long a client waits for an answer before it takes the outcome as unknown. Shorter than the

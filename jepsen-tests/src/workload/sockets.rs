@@ -17,10 +17,10 @@ use super::pace::Pace;
 use super::rest::seen;
 use super::streams::{StreamLog, connect, ended, options};
 use super::{Bodies, Client, load_ended};
+use crate::client::socket::{Event, Socket, SocketError};
+use crate::client::wire::{Frame, Kind, Message, Problem};
 use crate::history::recorder::Opening;
 use crate::history::{Action, ChannelIx, Outcome, StreamEnd, Value, Via};
-use crate::socket::{Event, Socket, SocketError};
-use crate::wire::{Frame, Kind, Message, Problem};
 
 /// Most unanswered sends of one client; the product allows 100.
 const WINDOW: usize = 4;

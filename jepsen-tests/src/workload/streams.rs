@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use super::context::{Context, NodeAddress};
 use super::rest::seen;
 use super::{Client, Phase, run_done};
+use crate::client::socket::{Close, ConnectError, ConnectOptions, Event, Socket, SocketError};
+use crate::client::wire::{Kind, Message};
 use crate::history::recorder::Opening;
 use crate::history::{ChannelIx, Recorder, StreamEnd, Via};
 use crate::rng::Rng;
-use crate::socket::{Close, ConnectError, ConnectOptions, Event, Socket, SocketError};
-use crate::wire::{Kind, Message};
 
 /// How long an upgrade may take before the client tries elsewhere.
 const CONNECT_WITHIN: Duration = Duration::from_secs(6);

@@ -30,17 +30,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::api::Api;
+use crate::client::api::Api;
+use crate::client::wire::ChannelRef;
+use crate::cluster::config::RaftOptions;
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, KEEP_VARIABLE};
-use crate::config::RaftOptions;
 use crate::nemesis::FaultKind;
 use crate::nemesis::Need;
 use crate::wait::wait_until;
-use crate::wire::ChannelRef;
 
 use disk::Disk;
 use network::Network;
-use rules::Rules;
+use rules::{Rule, Rules};
 use shim::Shim;
 
 /// Each disk is a sparse file of this size. Room for an hour's messages, and small enough that
@@ -266,6 +266,14 @@ impl World {
             .map(|(_, _, leader)| leader)
     }
 
+    /// From now on nothing travels between this node and the others, until [`World::heal`].
+    pub fn cut_off(&self, node: u64) {
+        let links = self.rules().links().into_iter();
+        let own = links.filter(|(from, to)| *from == node || *to == node);
+        self.rules()
+            .add(own.map(|link| (link, Rule::CUT)).collect());
+    }
+
     /// Ends every fault still on: links are whole, clocks right, disks fast, empty and mounted;
     /// what is paused goes on, what was damaged rejoins, what is dead is started. Does not wait
     /// until the nodes are ready. Calling it again does nothing more.
@@ -368,7 +376,7 @@ impl World {
             let create = async {
                 let server = api.create_server(PROBE_SERVER).await?;
                 let channel = api.create_channel(&server.id, "probe").await?;
-                Ok::<_, crate::api::ApiError>(ChannelRef {
+                Ok::<_, crate::client::api::ApiError>(ChannelRef {
                     server: server.id,
                     channel: channel.id,
                 })

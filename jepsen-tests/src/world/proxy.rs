@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::cluster::NodePlace;
-use crate::ports::free_port;
+use crate::cluster::ports::free_port;
 use crate::rng::Rng;
 use crate::wait::moment;
 

@@ -464,10 +464,10 @@ impl Group {
         self.touch();
         let replica = self.replica().await?;
         #[cfg(feature = "planted-bugs")]
-        if crate::planted::lease_read()
-            && let Some((_, index)) = replica.consensus.read_point()
-        {
-            return Ok(index);
+        if crate::planted::lease_read() && replica.consensus.read_point().is_some() {
+            // What is in the log and not committed would keep the read waiting, and hide the bug.
+            let next = replica.consensus.computed_next().load(Ordering::Acquire);
+            return Ok(next.saturating_sub(1));
         }
         let (group, rounds) = (Arc::clone(self), Arc::clone(&replica));
         let run = || async move {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::guard::Guard;
+use super::guard::Guard;
 
 /// How much of a log an error message carries.
 const LOG_TAIL_BYTES: u64 = 4096;

@@ -17,8 +17,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame as RawFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage};
 
-use crate::api::percent_encode;
-use crate::wire::{ChannelRef, Frame, Kind, Message, Problem};
+use super::api::percent_encode;
+use super::wire::{ChannelRef, Frame, Kind, Message, Problem};
 
 /// The name of the rich protocol.
 const RICH: &str = "accord.v1";

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::http::Response;
+use super::http::Response;
 
 /// A bound on waiting for an answer or for the end of a connection.
 const READ_MAX: Duration = Duration::from_secs(20);

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::http::{Http, HttpError, Response};
-use crate::socket::{ConnectError, ConnectOptions, Socket};
+use super::http::{Http, HttpError, Response};
+use super::socket::{ConnectError, ConnectOptions, Socket};
+use super::wire::{Channel, ChannelRef, ChannelView, ClusterView, Message, Problem, Server};
 use crate::wait::{TimedOut, wait_until};
-use crate::wire::{Channel, ChannelRef, ChannelView, ClusterView, Message, Problem, Server};
 
 /// The largest page that the contract allows.
 const PAGE_MAX: usize = 1000;

@@ -5,6 +5,11 @@
 //! on talking to the nodes. Everything is killed on drop; the directory is
 //! removed then, unless the thread is panicking or `ACCORD_KEEP` is set.
 
+pub(crate) mod config;
+mod guard;
+pub(crate) mod ports;
+pub(crate) mod process;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,13 +17,13 @@ use std::process::{ExitStatus, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::api::Api;
-use crate::config::{ConfigFile, LimitOptions, NodeEntry, RaftOptions};
-use crate::guard::Guard;
-use crate::http::Http;
-use crate::ports::free_port;
-use crate::process::{self, Launch, NodeProcess, Stopped};
+use crate::client::api::Api;
+use crate::client::http::Http;
 use crate::wait::wait_until;
+use config::{ConfigFile, LimitOptions, NodeEntry, RaftOptions};
+use guard::Guard;
+use ports::free_port;
+use process::{Launch, NodeProcess, Stopped};
 
 /// The environment variable that keeps the data of successful tests too.
 pub(crate) const KEEP_VARIABLE: &str = "ACCORD_KEEP";
