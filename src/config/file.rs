@@ -28,6 +28,7 @@ pub struct File {
     pub timing: TimingSection,
     #[serde(default)]
     pub snapshots: SnapshotsSection,
+    #[serde(default)]
     pub hibernation: HibernationSection,
     #[serde(default)]
     pub storage: StorageSection,

@@ -58,7 +58,7 @@ fn a_channel_sleeps_on_all_nodes_and_wakes_through_any() {
         let term = apis[0].channel_view(&channel.channel).await.unwrap().term;
         for round in 0..3 {
             for api in &apis {
-                let name = format!("r{round}");
+                let name = format!("round {round} through {}", api.node());
                 count += fill(std::slice::from_ref(api), &channel, &name, 3)
                     .await
                     .len();
