@@ -122,7 +122,8 @@ async fn campaign_in_turn(group: Arc<Group>, order: Vec<NodeId>, dead: Option<No
         };
         let returned = dead.is_some_and(|dead| shared.is_up(dead));
         let recovering = group.is_recovering();
-        if is_led(&replica, &shared, dead) || returned || recovering || shared.is_stopping() {
+        // A node that hands its groups over must not take one back.
+        if is_led(&replica, &shared, dead) || returned || recovering || shared.is_draining() {
             return;
         }
         // The first of a fresh group has nobody to ask: a pre-vote harms nobody.
@@ -130,7 +131,7 @@ async fn campaign_in_turn(group: Arc<Group>, order: Vec<NodeId>, dead: Option<No
             true => Vec::new(),
             false => others(&group, &replica.consensus.voters()).await,
         };
-        if is_led(&replica, &shared, dead) {
+        if is_led(&replica, &shared, dead) || shared.is_draining() {
             // Elected while this node asked: a campaign now would depose it, and both would then
             // wait for its lease.
             return;
