@@ -527,7 +527,8 @@ impl Knowledge {
             remembered: metrics
                 .current_leader
                 .filter(|leader| resumes || *leader != self.node),
-            term: vote.term,
+            // The first metrics know no vote.
+            term: self.opened.map_or(0, |vote| vote.term).max(vote.term),
         }
     }
 }
