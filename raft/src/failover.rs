@@ -15,8 +15,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::group::Group;
 use crate::group::Replica;
 use crate::peers::Kind;
@@ -203,9 +201,7 @@ async fn others(group: &Arc<Group>, voters: &[NodeId]) -> Vec<Other> {
         .iter()
         .filter(|node| **node != shared.node() && shared.is_up(**node));
     let calls = asked.filter_map(|node| {
-        let peer = shared.peer(*node)?;
-        let body = Bytes::copy_from_slice(&group.id.0.to_le_bytes());
-        let call = peer.call(Kind::Status.byte(), body, STATUS_DEADLINE);
+        let call = group.ask(*node, Kind::Status, STATUS_DEADLINE)?;
         Some(async move {
             let answer = StatusAnswer::decode(&call.await.ok()?).ok()?;
             let status = answer.status();

@@ -478,15 +478,13 @@ impl Node {
                 head: replica.tap.head(),
             });
         }
-        let body = Bytes::copy_from_slice(&channel.group.to_le_bytes());
         let up = channel
             .replicas
             .iter()
             .find(|node| **node != self.id() && self.shared.is_up(**node));
-        let peer = up
-            .and_then(|node| self.shared.peer(*node))
+        let call = up
+            .and_then(|node| group.ask(*node, Kind::Status, APPEND_DEADLINE))
             .ok_or(ReadError::NoLeader)?;
-        let call = peer.call(Kind::Status.byte(), body, APPEND_DEADLINE);
         let answer = call.await.map_err(|_| ReadError::NoLeader)?;
         let answer = StatusAnswer::decode(&answer).map_err(|_| ReadError::NoLeader)?;
         Ok(ChannelStatus {

@@ -59,6 +59,11 @@ impl Kind {
     }
 }
 
+/// An answer that is one number, such as a log index or a term.
+pub(crate) fn number(answer: &[u8]) -> Option<u64> {
+    answer.try_into().ok().map(u64::from_le_bytes)
+}
+
 /// How long an append request may wait for its answer. A follower answers after its fsync, which a
 /// busy disk may take long for; a dead link ends the request sooner by itself.
 pub(crate) const APPEND_DEADLINE: Duration = Duration::from_secs(5);

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use accord_storage::GroupId;
 use accord_storage::LogId;
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio::sync::OnceCell;
@@ -43,6 +44,7 @@ use crate::peers;
 use crate::recovery;
 use crate::rows::GroupRows;
 use crate::shared::Shared;
+use crate::transport::Call;
 use crate::transport::NodeId;
 use crate::transport::Reply;
 use lane::LaneHandle;
@@ -446,14 +448,16 @@ impl Group {
         if leader == self.shared.node() {
             return self.confirm().await.ok();
         }
-        let body = bytes::Bytes::copy_from_slice(&self.id.0.to_le_bytes());
-        let call = self.shared.peer(leader)?.call(
-            peers::Kind::ReadIndex.byte(),
-            body,
-            peers::APPEND_DEADLINE,
-        );
-        let answer = call.await.ok()?;
-        answer.as_ref().try_into().ok().map(u64::from_le_bytes)
+        let call = self.ask(leader, peers::Kind::ReadIndex, peers::APPEND_DEADLINE)?;
+        peers::number(&call.await.ok()?)
+    }
+
+    /// Asks another node about this group, of kinds whose request says no more than which group it is
+    /// about. `None` if there is no such node.
+    pub(crate) fn ask(&self, node: NodeId, kind: peers::Kind, deadline: Duration) -> Option<Call> {
+        let body = Bytes::copy_from_slice(&self.id.0.to_le_bytes());
+        let peer = self.shared.peer(node)?;
+        Some(peer.call(kind.byte(), body, deadline))
     }
 
     /// As leader: confirms it by a quorum, and says up to where a read must see the log.

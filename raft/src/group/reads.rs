@@ -10,7 +10,6 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
@@ -18,6 +17,7 @@ use tokio::sync::oneshot;
 use super::Group;
 use crate::api::ReadError;
 use crate::peers::Kind;
+use crate::peers::number;
 
 /// How long a voter may take to answer.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
@@ -32,26 +32,19 @@ pub(crate) async fn confirmed_index(group: &Group) -> Result<u64, ReadError> {
     let (term, index) = replica.consensus.read_point().ok_or(ReadError::NoLeader)?;
     let voters = replica.consensus.voters();
     let others = voters.iter().filter(|node| **node != group.shared.node());
-    let request = Bytes::copy_from_slice(&group.id.0.to_le_bytes());
     let mut answers: FuturesUnordered<_> = others
-        .filter_map(|node| group.shared.peer(*node))
-        .map(|peer| peer.call(Kind::Inquire.byte(), request.clone(), CONFIRM_DEADLINE))
+        .filter_map(|node| group.ask(*node, Kind::Inquire, CONFIRM_DEADLINE))
         .collect();
     let mut missing = voters.len() / 2;
     while missing > 0 {
         match answers.next().await {
-            Some(Ok(answer)) if confirms(&answer, term) => missing -= 1,
+            // The highest term that the voter knows, on its disk or on the way there.
+            Some(Ok(answer)) if number(&answer).is_some_and(|known| known <= term) => missing -= 1,
             Some(_) => {}
             None => return Err(ReadError::NoLeader),
         }
     }
     Ok(index)
-}
-
-/// A voter's answer is the highest term that it knows, on its disk or on the way there.
-fn confirms(answer: &Bytes, term: u64) -> bool {
-    let known = answer.as_ref().try_into().map(u64::from_le_bytes);
-    known.is_ok_and(|known| known <= term)
 }
 
 /// Reads that may wait for one confirmation; more are refused.

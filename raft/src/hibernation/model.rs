@@ -117,7 +117,7 @@ impl World {
 
     fn tick(&mut self, arrives: bool) -> Result<(), TestCaseError> {
         self.now_ms += TICK_MS;
-        if self.nodes[0].awake && self.now_ms % HEARTBEAT_MS == 0 && arrives {
+        if self.nodes[0].awake && self.now_ms.is_multiple_of(HEARTBEAT_MS) && arrives {
             self.hear(1);
             self.hear(2);
         }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use accord_storage as storage;
 use accord_storage::GroupId;
-use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
@@ -24,6 +23,7 @@ use crate::group::Replica;
 use crate::group::storage_error;
 use crate::machine::directory;
 use crate::peers::Kind;
+use crate::peers::number;
 use crate::shared::Shared;
 use crate::transport::NodeId;
 
@@ -224,17 +224,15 @@ pub(crate) async fn promise(group: &Arc<Group>, stored: &storage::Group) -> Resu
 /// The terms of those that answer.
 async fn inquire(group: &Group, others: &[NodeId]) -> BTreeMap<NodeId, u64> {
     let calls = others.iter().filter_map(|node| {
-        let peer = group.shared.peer(*node)?;
-        let body = Bytes::copy_from_slice(&group.id.0.to_le_bytes());
-        let call = peer.call(Kind::Inquire.byte(), body, INQUIRY_DEADLINE);
+        let call = group.ask(*node, Kind::Inquire, INQUIRY_DEADLINE)?;
         Some(async move { (*node, call.await) })
     });
     let mut told = BTreeMap::new();
     for (node, answer) in futures_util::future::join_all(calls).await {
         match answer {
-            Ok(body) => match body.as_ref().try_into() {
-                Ok(term) => drop(told.insert(node, u64::from_le_bytes(term))),
-                Err(_) => tracing::warn!(node, "an answer to an inquiry cannot be read"),
+            Ok(body) => match number(&body) {
+                Some(term) => drop(told.insert(node, term)),
+                None => tracing::warn!(node, "an answer to an inquiry cannot be read"),
             },
             Err(error) => {
                 tracing::debug!(group = group.id.0, node, %error, "an inquiry was not answered");
@@ -247,10 +245,9 @@ async fn inquire(group: &Group, others: &[NodeId]) -> BTreeMap<NodeId, u64> {
 fn wake_others(group: &Group) {
     let others = group.replicas().unwrap_or_default().into_iter();
     for node in others.filter(|node| *node != group.shared.node()) {
-        if let Some(peer) = group.shared.peer(node).filter(|peer| peer.is_up()) {
-            let body = Bytes::copy_from_slice(&group.id.0.to_le_bytes());
+        if group.shared.is_up(node) {
             // Being asked is what opens it; nobody waits for the answer.
-            drop(peer.call(Kind::Status.byte(), body, INQUIRY_DEADLINE));
+            drop(group.ask(node, Kind::Status, INQUIRY_DEADLINE));
         }
     }
 }
