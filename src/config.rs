@@ -14,6 +14,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use accord_raft::Hibernation;
 use accord_raft::Member;
 use accord_raft::NodeOptions;
 use accord_raft::SnapshotPolicy;
@@ -42,6 +43,8 @@ pub struct Config {
     pub request_timeout: Duration,
     pub snapshot_after_entries: u64,
     pub snapshot_keep_entries: u64,
+    pub idle: Duration,
+    pub channels_awake_max: usize,
     pub block_cache_bytes: usize,
     pub free_bytes_min: u64,
 }
@@ -154,6 +157,10 @@ impl Config {
             snapshots: SnapshotPolicy {
                 after_entries: self.snapshot_after_entries,
                 keep_entries: self.snapshot_keep_entries,
+            },
+            hibernation: Hibernation {
+                idle: self.idle,
+                awake_max: self.channels_awake_max,
             },
             block_cache_bytes: self.block_cache_bytes,
             free_bytes_min: self.free_bytes_min,

@@ -104,6 +104,9 @@ struct RunOptions {
     /// Appends per second of all clients together
     #[arg(long, default_value_t = RATE_DEFAULT, value_parser = rate)]
     rate: f64,
+    /// Milliseconds after which an idle channel falls asleep [default: the product's]
+    #[arg(long)]
+    idle_ms: Option<u64>,
     /// Keep history, logs and data of what passed, too
     #[arg(long)]
     keep: bool,
@@ -288,6 +291,7 @@ impl RunOptions {
             workloads: self.workload.0,
             network: self.network,
             rate: self.rate,
+            idle_ms: self.idle_ms,
             keep: self.keep,
             out: self.out,
             binary: Some(self.binary.found()?),

@@ -39,6 +39,7 @@ pub struct NodeOptions {
     pub listen: SocketAddr,
     pub timing: Timing,
     pub snapshots: SnapshotPolicy,
+    pub hibernation: Hibernation,
     /// Bytes of RocksDB's block cache.
     pub block_cache_bytes: usize,
     /// Free disk space, in bytes, under which new messages are refused.
@@ -72,6 +73,25 @@ impl Default for Timing {
             election_timeout: Duration::from_millis(6_000),
             heartbeat: Duration::from_millis(2_000),
             request_timeout: Duration::from_millis(4_500),
+        }
+    }
+}
+
+/// When a channel falls asleep on this node. It wakes by itself at the next request.
+#[derive(Clone, Copy, Debug)]
+pub struct Hibernation {
+    /// How long nobody has used it.
+    pub idle: Duration,
+    /// More channels than this are not kept awake for `idle`: the least recently used ones fall asleep
+    /// first.
+    pub awake_max: usize,
+}
+
+impl Default for Hibernation {
+    fn default() -> Self {
+        Hibernation {
+            idle: Duration::from_secs(10),
+            awake_max: 2_000,
         }
     }
 }
@@ -212,6 +232,9 @@ pub trait Delivery: Send + Sync + 'static {
 
     /// Something that a node broadcast to all: unreplicated, best effort, unordered.
     fn ephemeral(&self, channel: Uuid, event: &Bytes);
+
+    /// The channels whose messages somebody on this node waits for.
+    fn followed(&self) -> Vec<Uuid>;
 }
 
 /// This node's standing wish to be told of a channel's messages; ends when dropped.

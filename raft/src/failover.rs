@@ -27,6 +27,10 @@ use crate::transport::View;
 const STAGGER: Duration = Duration::from_millis(120);
 /// Between two tries of one candidate: the others may not have seen the death yet.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// How long a leader that is awake may take to be heard by a replica that was just opened.
+const HEARD_WITHIN: Duration = Duration::from_millis(60);
+/// How often a leader that was closed asks whether it still leads, before there is an election.
+const RESUMES_MAX: usize = 4;
 /// How long another voter may take to say how long its log is.
 const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 /// Tries before the election timeout is left to do the rest.
@@ -37,7 +41,37 @@ const YIELDS_MAX: usize = 12;
 /// within milliseconds.
 pub(crate) const CAMPAIGNS_MAX: usize = 32;
 
-/// Finds a leader for a group that was just opened.
+/// Finds who leads a group that was just opened, or sees to it that somebody does.
+pub(crate) async fn waken(group: Arc<Group>) {
+    let Some(replica) = group.open_replica() else {
+        return;
+    };
+    let shared = Arc::clone(&group.shared);
+    for _ in 0..RESUMES_MAX {
+        if !replica.consensus.resumes() || shared.is_stopping() {
+            break;
+        }
+        if replica.consensus.resume().await {
+            return;
+        }
+        pause(AGAIN_AFTER).await;
+    }
+    let remembered = replica.consensus.leader().remembered;
+    if let Some(leader) = remembered.filter(|leader| shared.is_up(*leader)) {
+        // Most often it is the leader's message that opened the group.
+        led_within(HEARD_WITHIN, &replica, &shared, None).await;
+        if !is_led(&replica, &shared, None) {
+            // The leader sleeps; being asked wakes it.
+            drop(others(&group, &[leader]).await);
+            led_within(AGAIN_AFTER, &replica, &shared, None).await;
+        }
+    }
+    if !is_led(&replica, &shared, None) {
+        first_leader(group).await;
+    }
+}
+
+/// Finds a leader for a group that has none.
 pub(crate) async fn first_leader(group: Arc<Group>) {
     let Some(replicas) = group.replicas() else {
         return;

@@ -4,10 +4,16 @@
 //! The cursor lives here, so another replica can go on where one failed, and nothing is missed or
 //! seen twice.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
+use accord_storage::GroupId;
 use tokio::sync::oneshot;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::api::Channel;
@@ -21,6 +27,47 @@ use crate::shared::Shared;
 
 /// Pause before another replica is asked after one has failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a channel's head is kept for feeds after the last one asked: several times as long as a
+/// feed waits, so that one that asks again finds it.
+const HEAD_KEPT: Duration = Duration::from_secs(60);
+
+/// The heads of channels that feeds of other nodes wait for. They outlive the replicas, so that a
+/// channel may sleep while it is followed: a feed that asks for what comes after the head need not
+/// wake it.
+#[derive(Default)]
+pub(crate) struct Feeds {
+    followed: Mutex<BTreeMap<GroupId, Followed>>,
+}
+
+struct Followed {
+    heads: Arc<watch::Sender<u64>>,
+    asked: Instant,
+}
+
+impl Feeds {
+    /// Where the head of `group` is published, if a feed follows it.
+    pub(crate) fn heads(&self, group: GroupId) -> Option<Arc<watch::Sender<u64>>> {
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.get(&group).map(|it| Arc::clone(&it.heads))
+    }
+
+    /// A feed follows `group`, whose replica publishes its head to `heads`.
+    pub(crate) fn follow(&self, group: GroupId, heads: &Arc<watch::Sender<u64>>) {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let it = Followed {
+            heads: Arc::clone(heads),
+            asked: Instant::now(),
+        };
+        followed.insert(group, it);
+    }
+
+    /// Forgets channels that no feed has asked for in a while.
+    pub(crate) fn prune(&self) {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.retain(|_, it| it.asked.elapsed() < HEAD_KEPT);
+    }
+}
 
 /// Delivers everything after `after` until `hold` is dropped or the node stops.
 pub(crate) async fn run(

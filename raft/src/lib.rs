@@ -19,6 +19,7 @@ mod feed;
 #[doc(hidden)]
 pub mod fuzzing;
 mod group;
+mod hibernation;
 mod history;
 pub mod machine;
 mod metrics;

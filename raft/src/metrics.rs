@@ -1,6 +1,7 @@
 //! The counters of this crate's parts, gathered for the edge's `/metrics`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use accord_storage::LatencyHistogram;
 
@@ -84,6 +85,18 @@ pub(crate) fn gather(shared: &Arc<Shared>, open: &[Arc<Group>]) -> Metrics {
         "Raft groups with an open replica.",
         false,
         open.len() as u64,
+    );
+    put(
+        "groups_woken_total",
+        "Replicas that were opened.",
+        true,
+        shared.wakes.load(Ordering::Relaxed),
+    );
+    put(
+        "groups_slept_total",
+        "Replicas that were closed because nobody used them.",
+        true,
+        shared.sleeps.load(Ordering::Relaxed),
     );
     put(
         "groups_leading",

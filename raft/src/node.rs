@@ -30,9 +30,9 @@ use crate::api::WriteError;
 use crate::edge;
 use crate::feed;
 use crate::group::Group;
-use crate::group::lane::LaneHandle;
 use crate::group::outbox::Verdict;
 use crate::group::storage_error;
+use crate::hibernation;
 use crate::history;
 use crate::machine::EncodedCommand;
 use crate::machine::Outcome;
@@ -127,6 +127,7 @@ impl Node {
         }
         tokio::spawn(introduce_nodes(Arc::clone(&node.shared)));
         tokio::spawn(room::run(Arc::clone(&node.shared)));
+        tokio::spawn(hibernation::run(Arc::clone(&node.shared)));
         Ok(node)
     }
 
@@ -257,10 +258,11 @@ impl Node {
         }
     }
 
-    pub(crate) fn lane(&self, channel: &Arc<Channel>) -> LaneHandle {
+    /// The channel's group, awake or on its way to that.
+    pub(crate) fn woken(&self, channel: &Arc<Channel>) -> Arc<Group> {
         let group = self.group(channel);
         group.wake();
-        group.lane().clone()
+        group
     }
 
     /// # Errors
@@ -311,8 +313,7 @@ impl Node {
         request: ReadRequest,
     ) -> Result<Messages, ReadError> {
         let deadline = self.deadline();
-        let group = self.group(channel);
-        let least = group.head_seen();
+        let least = self.shared.head_seen(GroupId(channel.group));
         let mut tries = 0;
         loop {
             let up: Vec<_> = channel
@@ -340,7 +341,7 @@ impl Node {
                             tracing::debug!(node = peer.node(), "a replica is behind the last read")
                         }
                         Ok(found) => {
-                            group.see_head(found.head);
+                            self.shared.see_head(GroupId(channel.group), found.head);
                             return Ok(found);
                         }
                         Err(ReadError::NotFound) => return Err(ReadError::NotFound),
@@ -366,8 +367,8 @@ impl Node {
         let group = self.group(channel);
         let (hold, held) = tokio::sync::oneshot::channel();
         if group.serves_here() {
+            // It delivers as the channel that its record names, now and whenever it wakes.
             let replica = group.replica().await?;
-            replica.tap.deliver_as(Uuid::from_bytes(channel.id));
             // A socket must not be shown as new what was acknowledged before it connected; without a
             // leader this node's own word has to do.
             let level = group.caught_up(Consistency::Linearizable);
@@ -558,7 +559,10 @@ impl Node {
     /// Ends everything, in the order in which it depends on each other.
     pub async fn stop(&self) {
         self.shared.stopping.send_replace(true);
-        let groups = self.shared.take_groups();
+        let (groups, closing) = self.shared.take_groups();
+        for group in closing {
+            group.ended().await;
+        }
         let stops =
             groups
                 .iter()
@@ -593,6 +597,7 @@ impl Node {
     fn group(&self, channel: &Arc<Channel>) -> Arc<Group> {
         let group = self.shared.group(GroupId(channel.group));
         group.set_record(channel);
+        group.touch();
         group
     }
 

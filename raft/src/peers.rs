@@ -24,6 +24,10 @@ pub(crate) enum Kind {
     Inquire = 14,
     /// Whether the sender is short of disk space: a byte, 1 or 0.
     NoRoom = 15,
+    /// Asks a follower which of a leader's idle groups it is level in.
+    Level = 16,
+    /// Tells it which of them the leader has closed.
+    Rest = 17,
 }
 
 impl Kind {
@@ -44,6 +48,8 @@ impl Kind {
             13 => Kind::Status,
             14 => Kind::Inquire,
             15 => Kind::NoRoom,
+            16 => Kind::Level,
+            17 => Kind::Rest,
             _ => return None,
         })
     }
@@ -74,7 +80,7 @@ mod tests {
         let known = (0..=255u8).filter_map(Kind::from_byte);
         assert_eq!(
             known.map(Kind::byte).collect::<Vec<_>>(),
-            (1..=15).collect::<Vec<_>>()
+            (1..=17).collect::<Vec<_>>()
         );
     }
 }

@@ -174,7 +174,8 @@ impl Origin {
         let deadline = Instant::now() + self.node.shared().options.timing.request_timeout;
         let answer = self
             .node
-            .lane(&self.channel)
+            .woken(&self.channel)
+            .lane()
             .submit(encode(draft), deadline);
         let verdict = match answer {
             Some(answer) => answer.await.unwrap_or(Verdict::Unknown),

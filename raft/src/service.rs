@@ -18,6 +18,7 @@ use crate::consensus::wire;
 use crate::failover;
 use crate::group::DIRECTORY;
 use crate::group::Group;
+use crate::hibernation;
 use crate::history;
 use crate::machine::Part;
 use crate::peers::Kind;
@@ -35,6 +36,8 @@ use crate::transport::Service;
 
 /// Longest that a feed may wait for news before it is answered with none.
 pub(crate) const FEED_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a candidate waits for a voter that has not heard of the channel yet.
+const FOUNDED_WITHIN: Duration = Duration::from_secs(1);
 /// Messages in one answer to a feed.
 const FEED_MESSAGES_MAX: usize = 512;
 
@@ -80,6 +83,14 @@ impl PeerService {
                 self.shared.shortage.told(from, is_short, Instant::now());
                 reply.ok(Bytes::new());
             }
+            Kind::Level => match hibernation::is_level(&self.shared, &body) {
+                Ok(answer) => reply.ok(answer),
+                Err(error) => reply.refuse(&error.to_string()),
+            },
+            Kind::Rest => {
+                hibernation::rest(&self.shared, &body).map_err(|error| error.to_string())?;
+                reply.ok(Bytes::new());
+            }
             Kind::Vote
             | Kind::PreVote
             | Kind::TransferLeader
@@ -115,6 +126,7 @@ impl PeerService {
         if !room::for_writes(&group) {
             return reply.ok(crate::group::submit::Submitted::NoRoom.encode());
         }
+        group.touch();
         wake(&group);
         group.lane().part(body, reply);
     }
@@ -163,8 +175,23 @@ async fn open(group: &Arc<Group>, asks: Asks) -> Result<Arc<crate::group::Replic
     group.replica().await
 }
 
+/// Resolves when the replica has its first membership.
+async fn founded(group: &Arc<Group>) -> Result<(), ReadError> {
+    let replica = open(group, Asks::Client).await?;
+    group.found(&replica).await;
+    Ok(())
+}
+
 async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, String> {
+    if kind == Kind::Feed {
+        // Not a hold on the group: it may sleep while a feed waits for its next message.
+        let request = FeedRequest::decode(&body).map_err(|error| error.to_string())?;
+        return Ok(remote::encode_answer(feed(shared, request).await));
+    }
     let group = shared.group(group_of(kind, &body)?);
+    if kind != Kind::Status {
+        group.touch();
+    }
     let text = |error: ReadError| error.to_string();
     let takes_memory = matches!(
         kind,
@@ -173,7 +200,7 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
     if takes_memory && group.is_recovering() {
         return Err(ReadError::Recovering.to_string());
     }
-    if !matches!(kind, Kind::Read | Kind::Feed) {
+    if kind != Kind::Read {
         let asks = match kind {
             Kind::ReadIndex => Asks::Client,
             _ => Asks::Peer,
@@ -182,9 +209,9 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
         let consensus = &replica.consensus;
         if matches!(kind, Kind::Vote | Kind::PreVote) && !consensus.is_founded() {
             // A replica that votes before it has a membership can never be given one but by the
-            // leader that it votes for.
-            wake(&group);
-            return Err("this replica is not founded yet".into());
+            // leader that it votes for. The directory's word is on its way: the candidate has it.
+            let founded = tokio::time::timeout(FOUNDED_WITHIN, founded(&group)).await;
+            founded.unwrap_or(Err(ReadError::NoLeader)).map_err(text)?;
         }
         return match kind {
             Kind::Vote => {
@@ -213,21 +240,14 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
             | Kind::Submit
             | Kind::Ephemeral
             | Kind::NoRoom
+            | Kind::Level
+            | Kind::Rest
             | Kind::Read
             | Kind::Feed => Err("not answered here".into()),
         };
     }
-    let found = match kind {
-        Kind::Read => match ReadRequest::decode(&body) {
-            Ok(request) => read(&group, request).await,
-            Err(error) => return Err(error.to_string()),
-        },
-        _ => match FeedRequest::decode(&body) {
-            Ok(request) => feed(&group, request).await,
-            Err(error) => return Err(error.to_string()),
-        },
-    };
-    Ok(remote::encode_answer(found))
+    let request = ReadRequest::decode(&body).map_err(|error| error.to_string())?;
+    Ok(remote::encode_answer(read(&group, request).await))
 }
 
 /// Which group a request is about.
@@ -264,16 +284,17 @@ fn group_of(kind: Kind, body: &Bytes) -> Result<GroupId, String> {
                 .map_err(|error| text(&error))?
                 .group
         }
-        Kind::Feed => {
-            FeedRequest::decode(body)
-                .map_err(|error| text(&error))?
-                .group
-        }
         Kind::ReadIndex | Kind::Status | Kind::Inquire => match body.as_ref().try_into() {
             Ok(bytes) => u64::from_le_bytes(bytes),
             Err(_) => return Err("a request without a group".into()),
         },
-        Kind::Append | Kind::Submit | Kind::Ephemeral | Kind::NoRoom => {
+        Kind::Append
+        | Kind::Submit
+        | Kind::Feed
+        | Kind::Ephemeral
+        | Kind::NoRoom
+        | Kind::Level
+        | Kind::Rest => {
             return Err("not answered here".into());
         }
     };
@@ -292,12 +313,28 @@ async fn read(group: &Arc<Group>, request: ReadRequest) -> Result<Messages, Read
     }
 }
 
-async fn feed(group: &Arc<Group>, request: FeedRequest) -> Result<Messages, ReadError> {
-    let replica = open(group, Asks::Client).await?;
-    let mut heads = replica.tap.heads();
+async fn feed(shared: &Arc<Shared>, request: FeedRequest) -> Result<Messages, ReadError> {
+    let id = GroupId(request.group);
+    let heads = match shared.feeds.heads(id) {
+        Some(heads) => heads,
+        None => {
+            let replica = open(&shared.group(id), Asks::Client).await?;
+            Arc::clone(replica.tap.heads())
+        }
+    };
+    shared.feeds.follow(id, &heads);
     let wait = Duration::from_millis(request.wait_ms.into()).min(FEED_WAIT_MAX);
-    // Running out of time is an answer too: nothing new.
-    let _ = tokio::time::timeout(wait, heads.wait_for(|head| *head > request.after)).await;
+    let mut heads = heads.subscribe();
+    let newer = heads.wait_for(|head| *head > request.after);
+    if tokio::time::timeout(wait, newer).await.is_err() {
+        // Running out of time is an answer too: nothing new.
+        return Ok(Messages {
+            messages: Vec::new(),
+            head: request.after,
+        });
+    }
+    let group = shared.group(id);
+    let replica = open(&group, Asks::Client).await?;
     if let Some(recent) = replica.tap.recent_after(request.after) {
         // All that is at hand is bounded in bytes far below a frame.
         let messages = recent.iter().flat_map(|batch| batch.messages.iter());
@@ -350,7 +387,8 @@ impl Service for PeerService {
         }
     }
 
-    fn peer_up(&self, _: NodeId) {
+    fn peer_up(&self, node: NodeId) {
+        tokio::spawn(hibernation::after_absence(Arc::clone(&self.shared), node));
         for group in self.shared.groups() {
             group.lane().look();
             let Some(replica) = group.open_replica() else {
@@ -359,7 +397,7 @@ impl Service for PeerService {
             let leader = replica.consensus.leader().leader;
             // There may be a majority again.
             if !leader.is_some_and(|leader| self.shared.is_up(leader)) {
-                tokio::spawn(failover::first_leader(group));
+                tokio::spawn(failover::waken(group));
             }
         }
     }

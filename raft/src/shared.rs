@@ -5,19 +5,25 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
 
 use accord_storage::GroupId;
 use accord_storage::Store;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::api::Delivery;
 use crate::api::NodeOptions;
 use crate::consensus::ConsensusOptions;
 use crate::edge;
 use crate::failover;
+use crate::feed::Feeds;
 use crate::group::Group;
 use crate::group::Replica;
+use crate::group::registry::Closing;
+use crate::group::registry::Registry;
+use crate::hibernation::Lagging;
 use crate::recovery::Recovery;
 use crate::room::Shortage;
 use crate::transport::NodeId;
@@ -26,6 +32,8 @@ use crate::transport::Transport;
 
 /// States hashed at the same time: each reads a group's whole history.
 const HASHES_AT_ONCE_MAX: usize = 2;
+/// Replicas that are opened at the same time: each reads its state from the store.
+const OPENINGS_AT_ONCE_MAX: usize = 64;
 
 pub(crate) struct Shared {
     pub(crate) options: NodeOptions,
@@ -40,8 +48,21 @@ pub(crate) struct Shared {
     pub(crate) shortage: Shortage,
     /// Hashing a state reads all of it, so few do so at a time.
     pub(crate) hashing: Arc<Semaphore>,
+    /// Permits for replicas that are being opened.
+    pub(crate) openings: Semaphore,
+    pub(crate) groups: Registry,
+    pub(crate) lagging: Lagging,
+    /// Feeds of other nodes that wait for news.
+    pub(crate) feeds: Feeds,
+    /// Highest heads that reads through this node answered from other nodes' replicas. One number for
+    /// each channel that was read so, for as long as the process lives: a session on this node must
+    /// never see a channel go back, however long the channel slept.
+    heads_seen: Mutex<BTreeMap<GroupId, u64>>,
+    /// Replicas opened and closed since the start.
+    pub(crate) wakes: AtomicU64,
+    pub(crate) sleeps: AtomicU64,
     transport: OnceLock<Transport>,
-    groups: Mutex<BTreeMap<GroupId, Arc<Group>>>,
+    started: Instant,
 }
 
 impl Shared {
@@ -69,8 +90,15 @@ impl Shared {
             recovery,
             shortage: Shortage::default(),
             hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
+            openings: Semaphore::new(OPENINGS_AT_ONCE_MAX),
+            groups: Registry::default(),
+            lagging: Lagging::default(),
+            feeds: Feeds::default(),
+            heads_seen: Mutex::default(),
+            wakes: AtomicU64::new(0),
+            sleeps: AtomicU64::new(0),
             transport: OnceLock::new(),
-            groups: Mutex::new(BTreeMap::new()),
+            started: Instant::now(),
         })
     }
 
@@ -118,23 +146,36 @@ impl Shared {
 
     /// The group, made if nobody has asked for it before. Its replica is opened by whoever needs it.
     pub(crate) fn group(self: &Arc<Self>, id: GroupId) -> Arc<Group> {
-        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(
-            groups
-                .entry(id)
-                .or_insert_with(|| Group::new(id, Arc::clone(self))),
-        )
+        let make = |before| Group::new(id, Arc::clone(self), before);
+        self.groups.get(id, make)
     }
 
+    /// All that are awake.
     pub(crate) fn groups(&self) -> Vec<Arc<Group>> {
-        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.values().cloned().collect()
+        self.groups.all_awake()
     }
 
     /// Forgets all groups: the node is stopping.
-    pub(crate) fn take_groups(&self) -> Vec<Arc<Group>> {
-        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *groups).into_values().collect()
+    pub(crate) fn take_groups(&self) -> (Vec<Arc<Group>>, Vec<Closing>) {
+        self.groups.take_all()
+    }
+
+    /// Milliseconds since the node started, by a clock that never jumps.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn head_seen(&self, group: GroupId) -> u64 {
+        let heads = self.heads_seen.lock();
+        let heads = heads.unwrap_or_else(PoisonError::into_inner);
+        heads.get(&group).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn see_head(&self, group: GroupId, head: u64) {
+        let heads = self.heads_seen.lock();
+        let mut heads = heads.unwrap_or_else(PoisonError::into_inner);
+        let seen = heads.entry(group).or_default();
+        *seen = head.max(*seen);
     }
 
     /// Logs when this node becomes the leader of a group, and ends the process if the replica fails.
@@ -163,7 +204,8 @@ impl Shared {
                 led_term = leads;
                 if !changes.changed().await {
                     let stopping = shared.upgrade().is_none_or(|shared| shared.is_stopping());
-                    if !stopping {
+                    let closes = group.upgrade().is_none_or(|group| group.is_retired());
+                    if !stopping && !closes {
                         // Its state or its log could not be read, or something in it is broken: what
                         // it would answer from here on cannot be trusted.
                         tracing::error!(group = id.0, "a replica has failed; this node stops");

@@ -29,6 +29,8 @@ pub struct File {
     #[serde(default)]
     pub snapshots: SnapshotsSection,
     #[serde(default)]
+    pub hibernation: HibernationSection,
+    #[serde(default)]
     pub storage: StorageSection,
 }
 
@@ -72,6 +74,13 @@ pub struct TimingSection {
 pub struct SnapshotsSection {
     pub after_entries: u64,
     pub keep_entries: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HibernationSection {
+    pub idle_ms: u64,
+    pub channels_awake_max: usize,
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,6 +131,15 @@ impl Default for SnapshotsSection {
     }
 }
 
+impl Default for HibernationSection {
+    fn default() -> Self {
+        HibernationSection {
+            idle_ms: 10_000,
+            channels_awake_max: 2_000,
+        }
+    }
+}
+
 impl Default for StorageSection {
     fn default() -> Self {
         StorageSection {
@@ -134,7 +152,7 @@ impl Default for StorageSection {
 
 /// Every key of the file but `node.id`, which `--node` selects instead of replacing.
 #[cfg(test)]
-pub const KEYS: [&str; 17] = [
+pub const KEYS: [&str; 19] = [
     "cluster.name",
     "cluster.replication",
     "node.api",
@@ -150,6 +168,8 @@ pub const KEYS: [&str; 17] = [
     "timing.request_timeout_ms",
     "snapshots.after_entries",
     "snapshots.keep_entries",
+    "hibernation.idle_ms",
+    "hibernation.channels_awake_max",
     "storage.block_cache_bytes",
     "storage.free_bytes_min",
 ];
@@ -214,6 +234,13 @@ impl File {
             snapshots.keep_entries,
             0..=10_000_000,
         )?;
+        let hibernation = &self.hibernation;
+        within("hibernation.idle_ms", hibernation.idle_ms, 100..=86_400_000)?;
+        within(
+            "hibernation.channels_awake_max",
+            hibernation.channels_awake_max,
+            1..=10_000_000,
+        )?;
         let storage = &self.storage;
         within(
             "storage.block_cache_bytes",
@@ -235,6 +262,8 @@ impl File {
             request_timeout: Duration::from_millis(timing.request_timeout_ms),
             snapshot_after_entries: snapshots.after_entries,
             snapshot_keep_entries: snapshots.keep_entries,
+            idle: Duration::from_millis(hibernation.idle_ms),
+            channels_awake_max: hibernation.channels_awake_max,
             block_cache_bytes: storage.block_cache_bytes,
             free_bytes_min: storage.free_bytes_min,
         })

@@ -57,6 +57,12 @@ pub struct Overrides {
     /// snapshots.keep_entries
     #[arg(long, env = "ACCORD_SNAPSHOT_KEEP_ENTRIES", value_name = "COUNT")]
     snapshot_keep_entries: Option<u64>,
+    /// hibernation.idle_ms
+    #[arg(long, env = "ACCORD_IDLE_MS", value_name = "MS")]
+    idle_ms: Option<u64>,
+    /// hibernation.channels_awake_max
+    #[arg(long, env = "ACCORD_CHANNELS_AWAKE_MAX", value_name = "COUNT")]
+    channels_awake_max: Option<usize>,
     /// storage.block_cache_bytes
     #[arg(long, env = "ACCORD_BLOCK_CACHE_BYTES", value_name = "BYTES")]
     block_cache_bytes: Option<usize>,
@@ -83,6 +89,12 @@ impl Overrides {
         let snapshots = &mut file.snapshots;
         replace(&mut snapshots.after_entries, &self.snapshot_after_entries);
         replace(&mut snapshots.keep_entries, &self.snapshot_keep_entries);
+        let hibernation = &mut file.hibernation;
+        replace(&mut hibernation.idle_ms, &self.idle_ms);
+        replace(
+            &mut hibernation.channels_awake_max,
+            &self.channels_awake_max,
+        );
         let storage = &mut file.storage;
         replace(&mut storage.block_cache_bytes, &self.block_cache_bytes);
         replace(&mut storage.free_bytes_min, &self.free_bytes_min);

@@ -169,6 +169,13 @@ impl Delivery for Hub {
         }
     }
 
+    fn followed(&self) -> Vec<Uuid> {
+        let shards = self.shards.iter();
+        shards
+            .flat_map(|shard| lock(shard).keys().copied().collect::<Vec<_>>())
+            .collect()
+    }
+
     fn ephemeral(&self, channel: Uuid, event: &Bytes) {
         // It goes out as a text frame, and clients were promised valid UTF-8.
         if event.len() > EVENT_BYTES_MAX || std::str::from_utf8(event).is_err() {

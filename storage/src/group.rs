@@ -38,7 +38,12 @@ pub struct Group {
 /// Gives the group free when the last clone is dropped.
 struct Handle {
     shared: Arc<Shared>,
+    /// Dropped with it, which is what they wait for.
+    waiting: Mutex<Vec<oneshot::Sender<Never>>>,
 }
+
+/// What nobody sends.
+enum Never {}
 
 /// What a group keeps in memory while it is open or has writes in the queue.
 pub struct Shared {
@@ -93,7 +98,10 @@ impl Change {
 impl Group {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self {
-            handle: Arc::new(Handle { shared }),
+            handle: Arc::new(Handle {
+                shared,
+                waiting: Mutex::default(),
+            }),
         }
     }
 
@@ -204,6 +212,19 @@ impl Group {
         shared.change(done, |mem| shared.plan_apply(mem, applied, writes));
     }
 
+    /// Gives this clone back, and resolves when the last one is gone: the group
+    /// can be opened again then.
+    pub fn released(self) -> impl Future<Output = ()> + Send + 'static {
+        let (sender, receiver) = oneshot::channel();
+        let waiting = self.handle.waiting.lock();
+        waiting.unwrap_or_else(PoisonError::into_inner).push(sender);
+        drop(self);
+        async move {
+            // Nothing is ever sent: the sender is dropped with the handle.
+            drop(receiver.await);
+        }
+    }
+
     /// Resolves when everything that was queued for any group before this call
     /// is done.
     pub fn drained(&self) -> impl Future<Output = ()> + Send + 'static {
@@ -224,6 +245,7 @@ impl Group {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        // Before those who wait are told: fields are dropped after this.
         self.shared.core.groups.release(&self.shared);
     }
 }

@@ -21,11 +21,16 @@ use std::time::Duration;
 use accord_jepsen::nemesis::FaultKind;
 use accord_jepsen::run::Verdict;
 use accord_jepsen::run::episode;
-use accord_jepsen::run::settings::{Nemesis, Settings};
+use accord_jepsen::run::settings::{DOZE_MS, Nemesis, Settings};
+use accord_jepsen::workload::Workload;
 use accord_jepsen::world::NetworkKind;
 
 /// Seeds that are tried until the faults bite.
 const TRIES: u64 = 3;
+/// Appends per second.
+const RATE: f64 = 60.0;
+/// So few that a channel is idle now and then.
+const DOZING_RATE: f64 = 12.0;
 /// A bound on one episode with all its waits.
 const EPISODE_WITHIN: Duration = Duration::from_secs(240);
 
@@ -64,6 +69,26 @@ fn power_lost() {
     survives(51, &kinds, NetworkKind::Best, 30);
 }
 
+/// Groups open and close all the time.
+#[test]
+fn channels_that_doze() {
+    use FaultKind::{KillLeader, PartitionOne, Pause, PowerLossAll};
+    let kinds = [KillLeader, Pause, PartitionOne, PowerLossAll];
+    let settings = Settings {
+        idle_ms: Some(DOZE_MS),
+        // Not those that read all the time.
+        workloads: vec![
+            Workload::Append,
+            Workload::Sockets,
+            Workload::Streams,
+            Workload::Retries,
+        ],
+        rate: DOZING_RATE,
+        ..Settings::new(71)
+    };
+    survives_as(&settings, &kinds, NetworkKind::Best, 30);
+}
+
 #[test]
 fn disks_and_clocks() {
     use FaultKind::{ClockJump, ClockSkew, CorruptWal, FsyncError};
@@ -71,8 +96,16 @@ fn disks_and_clocks() {
     survives(61, &kinds, NetworkKind::Plain, 30);
 }
 
-/// Runs an episode of these faults, as far as they can be injected here.
 fn survives(seed: u64, kinds: &[FaultKind], network: NetworkKind, seconds: u64) {
+    let settings = Settings {
+        rate: RATE,
+        ..Settings::new(seed)
+    };
+    survives_as(&settings, kinds, network, seconds);
+}
+
+/// Runs an episode of these faults, as far as they can be injected here.
+fn survives_as(asked_for: &Settings, kinds: &[FaultKind], network: NetworkKind, seconds: u64) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -85,10 +118,10 @@ fn survives(seed: u64, kinds: &[FaultKind], network: NetworkKind, seconds: u64) 
             nemesis: Nemesis::These(asked.clone()),
             time: Duration::from_secs(seconds),
             network,
-            rate: 60.0,
             out: std::env::temp_dir().join("accord-faults"),
             binary: binary(),
-            ..Settings::new(seed + attempt)
+            seed: asked_for.seed + attempt,
+            ..asked_for.clone()
         };
         let say = |line: &str| eprintln!("{line}");
         let running = Box::pin(episode::run(&settings, &say));

@@ -18,6 +18,7 @@ mod configuration;
 mod connecting;
 mod crowd;
 mod disk;
+mod hibernation;
 mod http_manners;
 mod idempotency;
 mod leader_loss;

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Overrides of `[timing]` and `[snapshots]`; `None` leaves the product's default.
+/// Overrides of `[timing]`, `[snapshots]` and `[hibernation]`; `None` leaves the product's default.
 #[derive(Debug, Clone, Default)]
 pub struct RaftOptions {
     /// Lower bound of the election timeout; the upper one is twice that.
@@ -17,6 +17,10 @@ pub struct RaftOptions {
     pub snapshot_after_entries: Option<u64>,
     /// Entries kept in the log below a snapshot.
     pub snapshot_keep_entries: Option<u64>,
+    /// How long nobody has used a channel when it goes to sleep.
+    pub idle_ms: Option<u64>,
+    /// Channels awake on a node before the least recently used ones sleep sooner.
+    pub channels_awake_max: Option<u64>,
 }
 
 /// Overrides of `[limits]`; `None` leaves the product's default.
@@ -71,6 +75,14 @@ impl ConfigFile {
             &[
                 ("after_entries", self.raft.snapshot_after_entries),
                 ("keep_entries", self.raft.snapshot_keep_entries),
+            ],
+        );
+        section(
+            &mut text,
+            "hibernation",
+            &[
+                ("idle_ms", self.raft.idle_ms),
+                ("channels_awake_max", self.raft.channels_awake_max),
             ],
         );
         section(

@@ -23,6 +23,9 @@ pub const RATE_DEFAULT: f64 = 120.0;
 /// Fewest and most channels that a seed chooses.
 const CHANNELS: (u64, u64) = (3, 9);
 /// Most kinds of fault that a seed mixes in one episode of a campaign.
+/// The idle time of the episodes of a campaign in which channels fall asleep all the time, in
+/// milliseconds.
+pub const DOZE_MS: u64 = 200;
 const KINDS_MAX: u64 = 4;
 /// Shortest and longest load of an episode of a campaign, in seconds.
 const CAMPAIGN_LOAD_S: (u64, u64) = (30, 75);
@@ -38,6 +41,9 @@ pub struct Settings {
     pub network: NetworkKind,
     /// Appends per second of all clients together.
     pub rate: f64,
+    /// How long nobody has used a channel when it falls asleep; none for the product's own time, in
+    /// which no channel of a run does.
+    pub idle_ms: Option<u64>,
     /// Keep history, logs and data of an episode that passed, too.
     pub keep: bool,
     /// Where to keep them.
@@ -77,6 +83,7 @@ impl Settings {
             workloads: Workload::ALL.to_vec(),
             network: NetworkKind::Best,
             rate: RATE_DEFAULT,
+            idle_ms: None,
             keep: false,
             out: PathBuf::from("jepsen-out"),
             binary: None,
@@ -97,6 +104,9 @@ impl Settings {
         let mut arguments = Vec::new();
         if self.rate != RATE_DEFAULT {
             arguments.push(format!("--rate {}", self.rate));
+        }
+        if let Some(idle_ms) = self.idle_ms {
+            arguments.push(format!("--idle-ms {idle_ms}"));
         }
         if self.workloads.len() != Workload::ALL.len() {
             arguments.push(format!("--workload {}", listed(&self.workloads)));
@@ -128,6 +138,7 @@ impl Settings {
         RaftOptions {
             snapshot_after_entries: after,
             snapshot_keep_entries: keep,
+            idle_ms: self.idle_ms,
             ..RaftOptions::default()
         }
     }
@@ -148,6 +159,7 @@ impl Settings {
         let seconds = CAMPAIGN_LOAD_S.0 + rng.below(CAMPAIGN_LOAD_S.1 - CAMPAIGN_LOAD_S.0 + 1);
         let nodes = if rng.below(5) == 0 { 5 } else { 3 };
         let proxied = rng.below(6) == 0;
+        let dozes = Rng::new(seed ^ 0xd02e).below(3) == 0;
         let network = match self.network {
             NetworkKind::Best if proxied => NetworkKind::Proxy,
             asked => asked,
@@ -158,6 +170,7 @@ impl Settings {
             nemesis: Nemesis::These(mixed(possible(network), &mut rng)),
             time: Duration::from_secs(seconds),
             network,
+            idle_ms: self.idle_ms.or(dozes.then_some(DOZE_MS)),
             ..self.clone()
         }
     }

@@ -21,6 +21,8 @@ mod suite;
 pub(crate) use raft::Consensus;
 pub(crate) use raft::ConsensusOptions;
 pub(crate) use raft::LeaderChanges;
+pub(crate) use raft::Opening;
+pub(crate) use raft::Place;
 pub(crate) use raft::Proposal;
 pub(crate) use raft::ProposeError;
 pub(crate) use state_machine::Commits;

@@ -5,13 +5,16 @@ use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use accord_storage as storage;
 use bytes::Bytes;
 use openraft::Config;
 use openraft::Raft;
+use openraft::ReadPolicy;
 use openraft::ServerState;
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::WatchReceiver;
@@ -20,6 +23,7 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::raft::AppendEntriesRequest;
 use openraft::raft::ClientWriteResult;
 use openraft::raft::TransferLeaderRequest;
+use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::alias::WatchReceiverOf;
 use tokio::sync::watch;
 
@@ -47,6 +51,9 @@ const QUEUE_MAX: u64 = 4_096;
 /// Log entries in one append request; its bytes are bounded as well.
 const ENTRIES_PER_REQUEST_MAX: u64 = 300;
 
+/// How long one try takes at having a quorum confirm a leader that was just opened.
+const RESUME_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// How a replica behaves.
 #[derive(Clone, Debug)]
 pub(crate) struct ConsensusOptions {
@@ -57,12 +64,32 @@ pub(crate) struct ConsensusOptions {
     pub(crate) snapshot_keep_entries: u64,
 }
 
+/// What a replica may do when it is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening {
+    /// Unless it may, it campaigns only after [`Consensus::allow_elections`].
+    pub(crate) may_campaign: bool,
+    /// It goes on as the leader of its term. Only if it closed as that in this very process, and so
+    /// with its whole log: after a crash its followers may hold entries that its own disk lost, and it
+    /// would give their places to others.
+    pub(crate) may_resume: bool,
+}
+
+/// Which leader a replica follows, and where its log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) term: u64,
+    pub(crate) leader: NodeId,
+    pub(crate) last: storage::LogId,
+}
+
 /// Who leads, as this replica knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LeaderView {
     /// Known since this replica was opened: it leads itself, or has heard from the leader.
     pub(crate) leader: Option<NodeId>,
-    /// Who led by the vote on the disk. It may have died since, or lead still.
+    /// Who led by the vote on the disk. It may have died since, or lead still. This replica itself
+    /// while it waits for a quorum to confirm that it goes on.
     pub(crate) remembered: Option<NodeId>,
     pub(crate) term: u64,
 }
@@ -97,10 +124,7 @@ struct IncomingSnapshot {
 }
 
 impl Consensus {
-    /// Opens the replica. Leadership is never restored from the disk: a leader that crashed may have
-    /// had entries replicated that its own disk lost.
-    ///
-    /// Unless it `may_campaign`, it does so only after [`Consensus::allow_elections`].
+    /// Opens the replica.
     ///
     /// # Errors
     /// If the group's state cannot be read.
@@ -109,15 +133,21 @@ impl Consensus {
         kind: Kind,
         group: storage::Group,
         commits: Arc<dyn Commits>,
-        may_campaign: bool,
+        opening: Opening,
         peer: impl Fn(NodeId) -> Option<Peer> + Send + Sync + 'static,
     ) -> io::Result<Consensus> {
         let mut config = config(options, group.id().0)?;
-        config.enable_elect = may_campaign;
+        config.enable_elect = opening.may_campaign;
+        let restores = opening.may_resume || edge::restores_leaders();
+        config.enable_leader_restore = Some(restores);
+        let vote = group.vote();
+        let resumes =
+            restores && vote.is_some_and(|vote| vote.committed && vote.node == options.node);
         let knowledge = Arc::new(Knowledge {
             node: options.node,
-            opened: group.vote(),
+            opened: vote,
             heard: watch::Sender::new(false),
+            resumes: AtomicBool::new(resumes),
         });
         let applier = Applier::load(kind, group.clone(), commits)?;
         let progress = applier.progress();
@@ -180,6 +210,53 @@ impl Consensus {
 
     pub(crate) fn group(&self) -> &storage::Group {
         &self.group
+    }
+
+    /// It leads by a vote from before it was closed, and nobody has confirmed that since. Its writes
+    /// would be refused, since its lease has run out.
+    pub(crate) fn resumes(&self) -> bool {
+        self.knowledge
+            .resumes(&self.raft.server_metrics().borrow_watched())
+    }
+
+    /// Has a quorum confirm that it still leads; false if that was not to be had.
+    pub(crate) async fn resume(&self) -> bool {
+        // What counts is that openraft hears from a quorum; the index is of no use.
+        let option =
+            LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(RESUME_WAIT_MAX);
+        let confirmed = self.raft.get_read_log_id(option).await.is_ok();
+        if confirmed {
+            self.knowledge.resumes.store(false, Ordering::Release);
+            self.knowledge.heard.send_modify(|_| {});
+        }
+        confirmed
+    }
+
+    /// Whether it leads, confirmed or not.
+    pub(crate) fn is_in_office(&self) -> bool {
+        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// Where it stands: what two replicas that agree on are level.
+    pub(crate) fn place(&self) -> Option<Place> {
+        let vote = self.group.vote()?;
+        let last = self.group.log_state().last?;
+        Some(Place {
+            term: vote.term,
+            leader: vote.node,
+            last,
+        })
+    }
+
+    /// Whether all of its log is applied.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.group.log_state().last == self.group.applied()
+    }
+
+    /// Tells the followers at once what is committed.
+    pub(crate) async fn heartbeat(&self) {
+        // A stopped replica has nothing to tell.
+        let _ = self.raft.trigger().heartbeat().await;
     }
 
     /// Enqueues a batch; `done` is called with what it came to, from whichever task knows it.
@@ -423,12 +500,22 @@ struct Knowledge {
     node: NodeId,
     opened: Option<storage::Vote>,
     heard: watch::Sender<bool>,
+    /// See [`Consensus::resumes`].
+    resumes: AtomicBool,
 }
 
 impl Knowledge {
+    fn resumes(&self, metrics: &RaftServerMetrics<TypeConfig>) -> bool {
+        // There is no vote in the first metrics of a replica; a later term ends it.
+        let term = types::stored_vote(&metrics.vote).term;
+        let opened = self.opened.map_or(0, |vote| vote.term);
+        self.resumes.load(Ordering::Acquire) && term <= opened
+    }
+
     fn leader(&self, metrics: &RaftServerMetrics<TypeConfig>) -> LeaderView {
         let vote = types::stored_vote(&metrics.vote);
-        let leads = metrics.state == ServerState::Leader;
+        let resumes = self.resumes(metrics);
+        let leads = metrics.state == ServerState::Leader && !resumes;
         let known = metrics
             .current_leader
             .filter(|leader| match *leader == self.node {
@@ -437,8 +524,11 @@ impl Knowledge {
             });
         LeaderView {
             leader: known,
-            remembered: metrics.current_leader.filter(|leader| *leader != self.node),
-            term: vote.term,
+            remembered: metrics
+                .current_leader
+                .filter(|leader| resumes || *leader != self.node),
+            // The first metrics know no vote.
+            term: self.opened.map_or(0, |vote| vote.term).max(vote.term),
         }
     }
 }
@@ -503,7 +593,6 @@ fn config(options: &ConsensusOptions, group: u64) -> io::Result<Config> {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_after_entries),
         max_in_snapshot_log_to_keep: options.snapshot_keep_entries,
         replication_lag_threshold: options.snapshot_after_entries.saturating_mul(2),
-        enable_leader_restore: Some(edge::restores_leaders()),
         ..Config::default()
     };
     config.validate().map_err(io::Error::other)

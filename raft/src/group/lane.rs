@@ -152,6 +152,11 @@ impl LaneHandle {
         }));
     }
 
+    /// Nothing waits for an answer.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.commands.load(Ordering::Acquire) == 0
+    }
+
     /// Has the lane look for the leader again.
     pub(crate) fn look(&self) {
         let _ = self.messages.send(Message::Look);
@@ -161,7 +166,7 @@ impl LaneHandle {
 impl Place {
     /// `None` if the lane is full.
     fn take(waiting: &Arc<Waiting>, bytes: usize) -> Option<Place> {
-        let commands = waiting.commands.fetch_add(1, Ordering::Relaxed);
+        let commands = waiting.commands.fetch_add(1, Ordering::AcqRel);
         let before = waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
         // Giving it back is the same for one that was never granted.
         let place = Place {
@@ -174,7 +179,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.waiting.commands.fetch_sub(1, Ordering::Relaxed);
+        self.waiting.commands.fetch_sub(1, Ordering::Release);
         self.waiting.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
@@ -335,6 +340,10 @@ impl Lane {
     }
 
     fn towards(&self, group: &Group) -> Towards {
+        if self.replica.is_none() && group.serves_here() {
+            // It is being opened, and knows more than a guess then.
+            return Towards::Nobody;
+        }
         let up = |node: &NodeId| group.shared.is_up(*node);
         let view = self
             .leader_changes

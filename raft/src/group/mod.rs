@@ -1,23 +1,29 @@
 //! One group as one node sees it: its replica if it has one, and its lane in any case.
 //!
-//! A group exists here from the first time anybody asks for it. Its replica is opened on demand, by
-//! a client's request or a peer's message, and never twice.
+//! A group is awake here from the first time anybody asks for it until it is retired
+//! ([`crate::hibernation`]). Its replica is opened on demand, by a client's request or a peer's
+//! message, and never twice.
 
 pub(crate) mod lane;
 pub(crate) mod outbox;
 pub(crate) mod reads;
+pub(crate) mod registry;
 pub(crate) mod submit;
 pub(crate) mod tap;
 
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::OnceLock;
+use std::sync::PoisonError;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use accord_storage::GroupId;
+use accord_storage::LogId;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
@@ -31,6 +37,7 @@ use crate::api::ReadError;
 use crate::consensus::AppendRequest;
 use crate::consensus::Commits;
 use crate::consensus::Consensus;
+use crate::consensus::Opening;
 use crate::failover;
 use crate::machine::Kind;
 use crate::peers;
@@ -42,7 +49,9 @@ use crate::transport::NodeId;
 use crate::transport::Reply;
 use lane::LaneHandle;
 use reads::SharedRounds;
+use registry::Closing;
 use tap::Tap;
+use uuid::Uuid;
 
 /// The group of servers, channels and nodes.
 pub(crate) const DIRECTORY: GroupId = GroupId(0);
@@ -63,10 +72,20 @@ pub(crate) struct Group {
     recovered: AtomicBool,
     lane: LaneHandle,
     appends: OnceLock<mpsc::Sender<(AppendRequest, Reply)>>,
+    /// Append requests that are not answered yet.
+    appends_waiting: Arc<AtomicUsize>,
     /// Whether this node stands for election.
     standing: AtomicBool,
-    /// Highest head that a read through this node answered from another node's replica.
-    head_seen: AtomicU64,
+    /// The same group's last waking on this node, while it is still closing.
+    before: Option<Closing>,
+    /// Nobody can get hold of it any more.
+    retired: AtomicBool,
+    /// When it was last of use to anybody, in milliseconds of [`Shared::now_ms`].
+    used_ms: AtomicU64,
+    /// When its leader was last heard.
+    heard_ms: AtomicU64,
+    /// The end of the leader's log for which all followers said that they are level.
+    level: Mutex<Option<LogId>>,
 }
 
 /// This node's copy of a group.
@@ -81,7 +100,9 @@ pub(crate) struct Replica {
 }
 
 impl Group {
-    pub(crate) fn new(id: GroupId, shared: Arc<Shared>) -> Arc<Group> {
+    /// `before` is closing still.
+    pub(crate) fn new(id: GroupId, shared: Arc<Shared>, before: Option<Closing>) -> Arc<Group> {
+        let now_ms = shared.now_ms();
         Arc::new_cyclic(|weak: &Weak<Group>| Group {
             id,
             record: OnceLock::new(),
@@ -93,8 +114,13 @@ impl Group {
                 shared.stopping.subscribe(),
             ),
             appends: OnceLock::new(),
+            appends_waiting: Arc::default(),
             standing: AtomicBool::new(false),
-            head_seen: AtomicU64::new(0),
+            before,
+            retired: AtomicBool::new(false),
+            used_ms: AtomicU64::new(now_ms),
+            heard_ms: AtomicU64::new(now_ms),
+            level: Mutex::default(),
             shared,
         })
     }
@@ -109,6 +135,7 @@ impl Group {
         if self.record.set(Arc::clone(record)).is_ok()
             && let Some(replica) = self.open_replica()
         {
+            replica.tap.deliver_as(Uuid::from_bytes(record.id));
             let group = Arc::clone(self);
             tokio::spawn(async move {
                 group.found(&replica).await;
@@ -230,22 +257,32 @@ impl Group {
     async fn begin(self: &Arc<Self>, replica: &Arc<Replica>) {
         // The directory's word may have come while it was being opened.
         self.found(replica).await;
+        if let Some(record) = self.record.get() {
+            replica.tap.deliver_as(Uuid::from_bytes(record.id));
+        }
         self.shared.follow_leadership(self, replica);
         self.lane.look();
-        tokio::spawn(failover::first_leader(Arc::clone(self)));
+        tokio::spawn(failover::waken(Arc::clone(self)));
     }
 
     async fn open(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
         let shared = &self.shared;
+        if let Some(before) = self.before.clone() {
+            before.ended().await;
+        }
+        let _permit = shared.openings.acquire().await;
         if shared.is_stopping() {
             return Err(ReadError::Stopping);
         }
+        shared.learn(self);
         let stored = shared.store.group(self.id).map_err(storage_error)?;
         let recovering = self.is_recovering();
+        let may_resume = shared.groups.take_led(self.id);
         if recovering && stored.vote().is_none() {
             recovery::promise(self, &stored).await?;
         }
-        let tap = Arc::new(Tap::new(Arc::clone(&shared.delivery)));
+        let heads = shared.feeds.heads(self.id).unwrap_or_default();
+        let tap = Arc::new(Tap::new(Arc::clone(&shared.delivery), heads));
         let links = Arc::clone(shared);
         let consensus = Consensus::open(
             &shared.consensus,
@@ -256,7 +293,10 @@ impl Group {
             },
             stored.clone(),
             Arc::clone(&tap) as Arc<dyn Commits>,
-            !recovering,
+            Opening {
+                may_campaign: !recovering,
+                may_resume,
+            },
             move |node| links.peer(node),
         )
         .await
@@ -270,11 +310,12 @@ impl Group {
             confirmations: SharedRounds::default(),
         });
         self.found(&replica).await;
+        shared.wakes.fetch_add(1, Ordering::Relaxed);
         Ok(replica)
     }
 
     /// Gives a replica that holds nothing its first membership, the same on all replicas.
-    async fn found(self: &Arc<Self>, replica: &Replica) {
+    pub(crate) async fn found(self: &Arc<Self>, replica: &Replica) {
         if self.serves_here()
             && replica.consensus.group().is_pristine()
             && let Some(voters) = self.replicas()
@@ -286,15 +327,64 @@ impl Group {
 
     /// Hands an append request to the replica, in order of calls.
     pub(crate) fn append(self: &Arc<Self>, request: AppendRequest, reply: Reply) {
+        self.note_heard();
+        if !request.entries.is_empty() {
+            self.touch();
+        }
         let queue = self.appends.get_or_init(|| {
             let (sender, receiver) = mpsc::channel(APPENDS_WAITING_MAX);
-            tokio::spawn(serve_appends(Arc::clone(self), receiver));
+            tokio::spawn(serve_appends(Arc::downgrade(self), receiver));
             sender
         });
+        self.appends_waiting.fetch_add(1, Ordering::AcqRel);
         if let Err(error) = queue.try_send((request, reply)) {
+            self.appends_waiting.fetch_sub(1, Ordering::AcqRel);
             let (_, reply) = error.into_inner();
             reply.refuse("too many append requests wait for this group");
         }
+    }
+
+    /// Somebody uses the group now.
+    pub(crate) fn touch(&self) {
+        self.used_ms.store(self.shared.now_ms(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_heard(&self) {
+        self.heard_ms.store(self.shared.now_ms(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn used_ms(&self) -> u64 {
+        self.used_ms.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn heard_ms(&self) -> u64 {
+        self.heard_ms.load(Ordering::Relaxed)
+    }
+
+    /// Nothing waits in it. Somebody may still be about to use it, unless nobody holds it.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.lane.is_empty() && self.appends_waiting.load(Ordering::Acquire) == 0
+    }
+
+    pub(crate) fn set_retired(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// All followers have said that they are level with a log that ends here.
+    pub(crate) fn set_level(&self, at: LogId) {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    pub(crate) fn level(&self) -> Option<LogId> {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn before(&self) -> Option<Closing> {
+        self.before.clone()
     }
 
     /// Makes the replica on this node show what `consistency` asks for.
@@ -314,6 +404,7 @@ impl Group {
         self: &Arc<Self>,
         consistency: Consistency,
     ) -> Result<Arc<Replica>, ReadError> {
+        self.touch();
         let replica = self.replica().await?;
         let mut wanted = replica.consensus.computed_next().load(Ordering::Acquire);
         if consistency == Consistency::Linearizable {
@@ -374,6 +465,7 @@ impl Group {
     /// # Errors
     /// `NoLeader` if this node does not lead.
     pub(crate) async fn confirm(self: &Arc<Self>) -> Result<u64, ReadError> {
+        self.touch();
         let replica = self.replica().await?;
         #[cfg(feature = "planted-bugs")]
         if crate::planted::lease_read() && replica.consensus.read_point().is_some() {
@@ -387,14 +479,6 @@ impl Group {
             confirmations.run(|| reads::confirmed_index(&group)).await;
         };
         replica.confirmations.index(run).await
-    }
-
-    pub(crate) fn head_seen(&self) -> u64 {
-        self.head_seen.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn see_head(&self, head: u64) {
-        self.head_seen.fetch_max(head, Ordering::AcqRel);
     }
 
     /// Says that this node stands for election, until the answer is dropped.
@@ -451,18 +535,29 @@ fn is_marked_recovered(shared: &Shared, id: GroupId) -> bool {
 }
 
 /// Gives a group's append requests to its replica in order, answering each when it is on the disk.
-async fn serve_appends(group: Arc<Group>, mut requests: mpsc::Receiver<(AppendRequest, Reply)>) {
-    let replica = loop {
-        match group.replica().await {
-            Ok(replica) => break replica,
+///
+/// It holds the group only while it opens it: a group that somebody holds is never retired.
+async fn serve_appends(group: Weak<Group>, mut requests: mpsc::Receiver<(AppendRequest, Reply)>) {
+    let (replica, waiting, mut stopping) = loop {
+        let Some(group) = group.upgrade() else {
+            return;
+        };
+        let error = match group.replica().await {
+            Ok(replica) => {
+                let waiting = Arc::clone(&group.appends_waiting);
+                break (replica, waiting, group.shared.stopping.subscribe());
+            }
             Err(_) if group.shared.is_stopping() => return,
-            Err(error) => match requests.recv().await {
-                Some((_, reply)) => reply.refuse(&error.to_string()),
-                None => return,
-            },
-        }
+            Err(error) => error,
+        };
+        let waiting = Arc::clone(&group.appends_waiting);
+        drop(group);
+        let Some((_, reply)) = requests.recv().await else {
+            return;
+        };
+        reply.refuse(&error.to_string());
+        waiting.fetch_sub(1, Ordering::AcqRel);
     };
-    let mut stopping = group.shared.stopping.subscribe();
     let mut under_way = FuturesOrdered::new();
     loop {
         tokio::select! {
@@ -475,10 +570,13 @@ async fn serve_appends(group: Arc<Group>, mut requests: mpsc::Receiver<(AppendRe
                 }
                 None => return,
             },
-            Some((answer, reply)) = under_way.next(), if !under_way.is_empty() => match answer {
-                Ok(body) => reply.ok(body),
-                Err(why) => reply.refuse(&why),
-            },
+            Some((answer, reply)) = under_way.next(), if !under_way.is_empty() => {
+                match answer {
+                    Ok(body) => reply.ok(body),
+                    Err(why) => reply.refuse(&why),
+                }
+                waiting.fetch_sub(1, Ordering::AcqRel);
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Tap {
     /// Set once somebody on this node asks for the channel.
     channel: OnceLock<Uuid>,
     recent: Mutex<Recent>,
-    head: watch::Sender<u64>,
+    heads: Arc<watch::Sender<u64>>,
 }
 
 #[derive(Default)]
@@ -58,12 +58,13 @@ fn bytes_of(batch: &Committed) -> usize {
 }
 
 impl Tap {
-    pub(crate) fn new(delivery: Arc<dyn Delivery>) -> Self {
+    /// `heads` outlives the replica where a feed waits for it.
+    pub(crate) fn new(delivery: Arc<dyn Delivery>, heads: Arc<watch::Sender<u64>>) -> Self {
         Tap {
             delivery,
             channel: OnceLock::new(),
             recent: Mutex::default(),
-            head: watch::Sender::new(0),
+            heads,
         }
     }
 
@@ -74,17 +75,17 @@ impl Tap {
 
     /// Newest seq committed here, whether its row is written yet or not.
     pub(crate) fn head(&self) -> u64 {
-        *self.head.borrow()
+        *self.heads.borrow()
     }
 
-    pub(crate) fn heads(&self) -> watch::Receiver<u64> {
-        self.head.subscribe()
+    pub(crate) fn heads(&self) -> &Arc<watch::Sender<u64>> {
+        &self.heads
     }
 
     /// Sets the head when the replica is opened.
     pub(crate) fn begin(&self, head: u64) {
         // The replica is running already and may be further.
-        self.head
+        self.heads
             .send_modify(|current| *current = head.max(*current));
     }
 
@@ -110,7 +111,7 @@ impl Commits for Tap {
             self.delivery.committed(*channel, batch);
         }
         // Last: whoever sees the head finds the batch.
-        self.head.send_replace(last_seq(batch));
+        self.heads.send_replace(last_seq(batch));
     }
 
     fn skipped(&self, head: u64) {
@@ -121,7 +122,7 @@ impl Commits for Tap {
         if let Some(channel) = self.channel.get() {
             self.delivery.skipped(*channel, head);
         }
-        self.head.send_replace(head);
+        self.heads.send_replace(head);
     }
 }
 

@@ -73,6 +73,8 @@ pub fn shape(seed: u64) -> Shape {
         election_timeout_ms: if is_quick { 600 } else { 6_000 },
         heartbeat_ms: if is_quick { 200 } else { 2_000 },
         snapshot_after_entries: [40, 200, 10_000][usize::try_from(seed / 3 % 3).unwrap_or(0)],
+        // So short that groups fall asleep between two requests, or so long that they never do.
+        idle_ms: [100, 400, 10_000, 600_000][usize::try_from(seed / 9 % 4).unwrap_or(0)],
     }
 }
 

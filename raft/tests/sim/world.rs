@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use accord_raft::Channel;
 use accord_raft::Delivery;
+use accord_raft::Hibernation;
 use accord_raft::Member;
 use accord_raft::Node;
 use accord_raft::NodeId;
@@ -59,6 +60,7 @@ pub struct Shape {
     pub election_timeout_ms: u64,
     pub heartbeat_ms: u64,
     pub snapshot_after_entries: u64,
+    pub idle_ms: u64,
 }
 
 /// What hosts, clients and the test share.
@@ -70,6 +72,7 @@ pub struct Common {
     /// Clients do nothing new once it is set.
     pub quiet: RefCell<bool>,
     told: Arc<Mutex<Vec<(NodeId, Uuid, Heard)>>>,
+    followed: Arc<Mutex<Vec<Uuid>>>,
     leave: RefCell<BTreeMap<NodeId, Rc<Notify>>>,
 }
 
@@ -89,6 +92,9 @@ impl Common {
 
     /// From now on `channel` is written to and checked.
     pub fn add_channel(&self, channel: Channel) {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.push(Uuid::from_bytes(channel.id));
+        drop(followed);
         self.checker
             .borrow_mut()
             .placed(channel.group, &channel.replicas);
@@ -100,6 +106,7 @@ impl Common {
 struct Ear {
     node: NodeId,
     told: Arc<Mutex<Vec<(NodeId, Uuid, Heard)>>>,
+    followed: Arc<Mutex<Vec<Uuid>>>,
 }
 
 impl Ear {
@@ -119,6 +126,11 @@ impl Delivery for Ear {
     }
 
     fn ephemeral(&self, _: Uuid, _: &Bytes) {}
+
+    fn followed(&self) -> Vec<Uuid> {
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.clone()
+    }
 }
 
 pub struct World {
@@ -149,6 +161,7 @@ impl World {
             channels: RefCell::default(),
             quiet: RefCell::new(false),
             told: Arc::default(),
+            followed: Arc::default(),
             leave: RefCell::default(),
         });
         let mut sim = turmoil::Builder::new()
@@ -359,6 +372,10 @@ fn options(shape: Shape, node: NodeId) -> NodeOptions {
             after_entries: shape.snapshot_after_entries,
             keep_entries: shape.snapshot_after_entries / 4,
         },
+        hibernation: Hibernation {
+            idle: Duration::from_millis(shape.idle_ms),
+            ..Hibernation::default()
+        },
         block_cache_bytes: CACHE_BYTES,
         free_bytes_min: 0,
     }
@@ -370,6 +387,7 @@ async fn host(common: Rc<Common>, id: NodeId) -> turmoil::Result {
     let ear = Ear {
         node: id,
         told: Arc::clone(&common.told),
+        followed: Arc::clone(&common.followed),
     };
     let leave = Rc::new(Notify::new());
     common.leave.borrow_mut().insert(id, Rc::clone(&leave));
