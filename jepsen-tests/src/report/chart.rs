@@ -10,7 +10,7 @@ use super::svg::escaped;
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 80.0;
-const RIGHT: f64 = 24.0;
+const RIGHT: f64 = 40.0;
 const TOP: f64 = 76.0;
 const BOTTOM: f64 = 56.0;
 /// Lines across the picture, about.
@@ -60,7 +60,11 @@ pub fn svg(chart: &Chart) -> Option<String> {
     };
     out.frame(chart);
     out.grid(chart);
-    for (place, series) in chart.series.iter().enumerate() {
+    let with_points = chart
+        .series
+        .iter()
+        .filter(|series| !series.points.is_empty());
+    for (place, series) in with_points.enumerate() {
         let colour = COLOURS[place % COLOURS.len()];
         out.legend(place, series, colour);
         out.line(chart, series, colour);
@@ -348,7 +352,7 @@ mod tests {
             .find(|line| line.starts_with("<polyline"))
             .unwrap();
         assert!(line.contains("points=\"80.0,"), "{line}");
-        assert!(line.contains(" 696.0,"), "{line}");
+        assert!(line.contains(" 680.0,"), "{line}");
         assert_eq!(picture.matches("<circle").count(), 2);
         assert!(picture.contains("50 at 1,000"));
         assert!(picture.contains("a &lt; b") && picture.contains("one &amp; only"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::figures::{Figures, Wake};
+use super::figures::{Figures, Idle, Wake};
 use super::spread::Spread;
 use crate::report::chart::{Chart, Scale, Series, svg};
 
@@ -47,28 +47,41 @@ pub fn resident_mib(bytes: impl ExactSizeIterator<Item = u64>) -> f64 {
 }
 
 fn memory(runs: &[Figures]) -> Chart {
-    let idle = series("asleep, nobody asks", runs, |run| {
-        let nodes = &run.idle.as_ref()?.nodes;
-        Some(resident_mib(nodes.iter().map(|node| node.resident_bytes)))
+    let mut all = by_sleep("nobody asks", runs, |idle| {
+        resident_mib(idle.nodes.iter().map(|node| node.resident_bytes))
     });
-    let woken = series("after all steps", runs, |run| {
+    all.push(series("after all steps", runs, |run| {
         let last = run.moments.last()?;
         Some(resident_mib(last.resident_bytes.iter().copied()))
-    });
+    }));
     Chart {
         y_label: "MiB resident, mean of the nodes".to_owned(),
-        ..chart("Memory of a node", vec![idle, woken])
+        ..chart("Memory of a node", all)
     }
 }
 
 fn cpu(runs: &[Figures]) -> Chart {
-    let idle = series("all nodes together", runs, |run| {
-        Some(run.idle.as_ref()?.cpu_percent)
-    });
     Chart {
-        y_label: "percent of one core".to_owned(),
-        ..chart("Processor time while nobody asks", vec![idle])
+        y_label: "percent of one core, all nodes together".to_owned(),
+        ..chart(
+            "Processor time while nobody asks",
+            by_sleep("nobody asks", runs, |idle| idle.cpu_percent),
+        )
     }
+}
+
+/// Awake channels cost so much more that they are no point on the same line.
+fn by_sleep(name: &str, runs: &[Figures], of: fn(&Idle) -> f64) -> Vec<Series> {
+    let line = |name: String, asleep: bool| {
+        series(&name, runs, |run| {
+            let idle = run.idle.as_ref();
+            idle.filter(|idle| idle.sleep.reached == asleep).map(of)
+        })
+    };
+    vec![
+        line(format!("asleep, {name}"), true),
+        line(format!("NOT asleep, {name}"), false),
+    ]
 }
 
 fn start(runs: &[Figures]) -> Chart {
@@ -102,8 +115,10 @@ fn wake(runs: &[Figures]) -> Chart {
     }
 }
 
+/// Of channels that slept: a write to others wakes nobody.
 fn latency(wake: &Option<Wake>) -> Option<Spread> {
-    wake.as_ref().map(|wake| wake.outcomes.latency)
+    let woke = wake.as_ref().filter(|wake| wake.sleep_before.reached);
+    woke.map(|wake| wake.outcomes.latency)
 }
 
 fn chart(title: &str, series: Vec<Series>) -> Chart {
@@ -154,6 +169,18 @@ mod tests {
         let names: Vec<_> = charts(&[bare]).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["channels-start.svg"]);
         assert!(charts(&[]).is_empty());
+    }
+
+    #[test]
+    fn channels_that_did_not_sleep_are_no_point_among_those_that_did() {
+        let mut awake = example(100);
+        awake.idle.as_mut().unwrap().sleep.reached = false;
+        awake.wake.as_mut().unwrap().sleep_before.reached = false;
+        awake.saturation = None;
+        let drawn: BTreeMap<_, _> = charts(&[awake]).into_iter().collect();
+        assert!(drawn["channels-cpu.svg"].contains("NOT asleep, nobody asks"));
+        assert!(!drawn["channels-cpu.svg"].contains(">asleep"));
+        assert!(!drawn.contains_key("channels-wake.svg"));
     }
 
     #[test]

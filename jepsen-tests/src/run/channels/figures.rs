@@ -56,6 +56,8 @@ pub struct Idle {
     pub seconds: f64,
     /// Of one core, all nodes together.
     pub cpu_percent: f64,
+    /// The same of everything that ran on the machine: much more means that others disturbed.
+    pub machine_cpu_percent: f64,
     pub nodes: Vec<IdleNode>,
 }
 
@@ -252,6 +254,7 @@ pub fn example(channels: u64) -> Figures {
             sleep: sleep(0),
             seconds: 60.0,
             cpu_percent: 1.25,
+            machine_cpu_percent: 2.0,
             nodes: (1..=3)
                 .map(|node| IdleNode {
                     node,

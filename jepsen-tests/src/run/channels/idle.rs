@@ -25,9 +25,11 @@ pub async fn idle(
     say(&format!("idle: watching for {time:?}"));
     let peer_before = peer_bytes(bench).await?;
     let cpu_before = bench.cpu_times()?;
+    let machine_before = machine_cpu_time()?;
     let started = Instant::now();
     tokio::time::sleep_until(started + time).await;
     let cpu_after = bench.cpu_times()?;
+    let machine = machine_cpu_time()?.saturating_sub(machine_before);
     let seconds = started.elapsed().as_secs_f64();
     let peer_after = peer_bytes(bench).await?;
 
@@ -52,6 +54,7 @@ pub async fn idle(
         sleep,
         seconds,
         cpu_percent: nodes.iter().map(|node| node.cpu_percent).sum(),
+        machine_cpu_percent: percent(machine, seconds),
         nodes,
     })
 }
@@ -59,6 +62,11 @@ pub async fn idle(
 /// Of one core.
 pub fn percent(cpu: Duration, seconds: f64) -> f64 {
     100.0 * cpu.as_secs_f64() / seconds
+}
+
+fn machine_cpu_time() -> Result<Duration, BenchError> {
+    let time = usage::machine_cpu_time();
+    time.map_err(|error| BenchError::io_of("reading /proc", error))
 }
 
 async fn peer_bytes(bench: &Bench) -> Result<Vec<Option<f64>>, BenchError> {

@@ -29,7 +29,7 @@ use super::schedule::{Ended, Schedule, Shot, Slots, Stopper, open_loop};
 use super::spread::{Spread, ms};
 use super::wake::{Post, fire, outcomes};
 use crate::run::Say;
-use crate::{ApiError, Rng, wait_until};
+use crate::{Rng, wait_until};
 
 /// Sleeping channels of the lost node that are written to, and how many each second.
 const SLEEPERS: usize = 200;
@@ -38,6 +38,8 @@ const SLEEPERS_PER_S: f64 = 50.0;
 const SLEEPERS_ASKED: u64 = 4 * SLEEPERS as u64;
 /// Requests for leaders at a time.
 const AT_ONCE: usize = 16;
+/// A channel that was asleep may not know its leader at once.
+const LEADER_WITHIN: Duration = Duration::from_secs(1);
 /// For all active channels to be awake before anything is asked.
 const WARM_UP: Duration = Duration::from_secs(5);
 /// How long a client waits for an answer before it asks the next node.
@@ -66,10 +68,10 @@ pub async fn kill(
     let load = Load::start(bench, catalogue, &active, settings)?;
     tokio::time::sleep_until(Instant::now() + WARM_UP).await;
 
-    let leaders = leaders(bench, catalogue, &sleepers).await?;
+    let of_sleepers = leaders(bench, catalogue, &sleepers).await;
     let sleep_before = bench.sleep(active.len() as u64, say).await?;
-    let (node, led) = most_led(self::leaders(bench, catalogue, &active).await?)?;
-    let (sleeping, leaders_unknown) = sleepers_of(node, leaders);
+    let (node, led) = most_led(leaders(bench, catalogue, &active).await)?;
+    let (sleeping, leaders_unknown) = sleepers_of(node, of_sleepers);
     say(&format!(
         "kill: node {node} leads {} active channels; {} sleeping ones will be written to",
         led.len(),
@@ -122,24 +124,22 @@ pub async fn kill(
     })
 }
 
-/// Who leads each channel, if the node that was asked knows. Asking may wake a channel.
+/// Who leads each channel, if the node that was asked learns it soon. Asking may wake a channel.
 async fn leaders(
     bench: &Bench,
     catalogue: &Catalogue,
     channels: &[u64],
-) -> Result<Vec<(u64, Option<u64>)>, BenchError> {
+) -> Vec<(u64, Option<u64>)> {
     let ids = bench.ids();
-    let asked: Vec<_> = stream::iter(channels.iter().enumerate())
+    stream::iter(channels.iter().enumerate())
         .map(|(place, number)| {
             let api = bench.api(ids[place % ids.len()]).clone();
-            let channel = catalogue.channel(*number).channel;
-            async move { Ok((*number, api.channel_view(&channel).await?.leader)) }
+            let channel = catalogue.channel(*number);
+            async move { (*number, api.leader_of(&channel, LEADER_WITHIN).await.ok()) }
         })
         .buffer_unordered(AT_ONCE)
         .collect()
-        .await;
-    let found: Result<Vec<_>, ApiError> = asked.into_iter().collect();
-    found.map_err(|error| BenchError::request("asking for a channel's leader", &error))
+        .await
 }
 
 /// The node that leads most of these channels, and which.

@@ -29,10 +29,12 @@ const ROWS: &[(&str, Cell)] = &[
         let anonymous = resident_mib(nodes.iter().map(|node| node.anonymous_bytes));
         Some(format!("{} ({}) MiB", number(resident), number(anonymous)))
     }),
-    ("idle: processor, all nodes", |run| {
+    ("idle: processor, all nodes (whole machine)", |run| {
+        let idle = run.idle.as_ref()?;
         Some(format!(
-            "{} % of a core",
-            number(run.idle.as_ref()?.cpu_percent)
+            "{} ({}) % of a core",
+            number(idle.cpu_percent),
+            number(idle.machine_cpu_percent)
         ))
     }),
     ("idle: between nodes, all together", |run| {
@@ -108,7 +110,7 @@ const ROWS: &[(&str, Cell)] = &[
         |run| Some(spread(run.kill.as_ref()?.active_gap)),
     ),
     ("kill: its sleeping channels, acknowledged", |run| {
-        Some(acknowledged(&run.kill.as_ref()?.sleeping))
+        Some(sleepers(run.kill.as_ref()?))
     }),
     ("kill: first write there, p50 / p99 / longest", |run| {
         Some(spread(run.kill.as_ref()?.sleeping.latency))
@@ -253,6 +255,14 @@ fn led(kill: &Kill) -> String {
         kill.active_gap.count + kill.active_never,
         kill.active
     )
+}
+
+fn sleepers(kill: &Kill) -> String {
+    let unknown = match kill.leaders_unknown {
+        0 => "",
+        _ => ", leaders not all known",
+    };
+    format!("{}{unknown}", acknowledged(&kill.sleeping))
 }
 
 #[cfg(test)]

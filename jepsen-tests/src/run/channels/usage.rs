@@ -58,6 +58,23 @@ fn ticks_of(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
+/// Processor time that all of the machine's processors have spent on something, so far.
+pub fn machine_cpu_time() -> io::Result<Duration> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let ticks = busy_ticks_of(&text);
+    let ticks = ticks.ok_or_else(|| io::Error::other("/proc/stat is not understood"))?;
+    Ok(Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND))
+}
+
+/// user, nice, system, interrupts; not idle, not waiting for disks (fields 4 and 5), and not what
+/// is contained in user (guests).
+fn busy_ticks_of(stat: &str) -> Option<u64> {
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?;
+    let fields: Result<Vec<u64>, _> = fields.split_ascii_whitespace().map(str::parse).collect();
+    let fields = fields.ok()?;
+    Some(fields.get(..3)?.iter().sum::<u64>() + fields.get(5..7)?.iter().sum::<u64>())
+}
+
 /// What a directory takes of its disk. Files that go while it is read are left out.
 pub fn disk_bytes(directory: &Path) -> io::Result<u64> {
     let mut sum = 0;
@@ -97,6 +114,9 @@ mod tests {
         let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 300 41 0 0";
         assert_eq!(ticks_of(stat), Some(341));
         assert_eq!(ticks_of("nonsense"), None);
+        let machine = "cpu  1 2 4 800 900 8 16 700 0 0\ncpu0 1 2 4 8 9 8 6 7 0 0\n";
+        assert_eq!(busy_ticks_of(machine), Some(31));
+        assert_eq!(busy_ticks_of("cpu  1 2 4\n"), None);
     }
 
     #[test]
@@ -105,6 +125,7 @@ mod tests {
         assert!(memory.resident_bytes >= memory.anonymous_bytes);
         assert!(memory.threads > 0);
         cpu_time(std::process::id()).unwrap();
+        machine_cpu_time().unwrap();
     }
 
     #[test]
