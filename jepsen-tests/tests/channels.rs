@@ -60,7 +60,6 @@ fn add_up(outcomes: &Outcomes) {
     let failed: u64 = outcomes.errors.values().sum();
     assert_eq!(outcomes.acknowledged + failed, outcomes.asked);
     assert_eq!(outcomes.latency.count, outcomes.acknowledged);
-    assert!(outcomes.acknowledged > 0, "{outcomes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
