@@ -186,9 +186,6 @@ impl BenchError {
 
 /// Prepares, measures, or both. What is measured comes back; nothing does from a mere preparation.
 pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Option<Figures>, BenchError> {
-    if settings.does(Step::Sockets) {
-        sockets::check_open_files(settings)?;
-    }
     let place = Place::of(&settings.data)?;
     let directory = &place.directory;
     let mut catalogue = match Catalogue::load(directory)? {
@@ -199,6 +196,13 @@ pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Option<Figures>, B
         }
         None => Catalogue::new(directory, settings.nodes, settings.seed),
     };
+    if settings.does(Step::Sockets) {
+        let channels = match settings.mode {
+            Mode::MeasureOnly => catalogue.count(),
+            Mode::PrepareOnly | Mode::Both => catalogue.count().max(settings.channels),
+        };
+        sockets::check_open_files(settings.sockets.min(channels), settings.nodes)?;
+    }
     let started_on_them =
         settings.mode == Mode::MeasureOnly || catalogue.count() >= settings.channels;
     let bench = Bench::start(settings, directory).await?;

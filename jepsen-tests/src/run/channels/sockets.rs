@@ -50,14 +50,14 @@ const NODE_FILES: u64 = 4_096 + 1_000;
 const PROBE: &str = "probe ";
 
 /// Refuses what the limit of open files will not bear, before anything is made.
-pub fn check_open_files(settings: &Settings) -> Result<(), BenchError> {
+pub fn check_open_files(sockets: u64, nodes: u64) -> Result<(), BenchError> {
     let limit = getrlimit(Resource::Nofile);
     let (soft, hard) = (limit.current, limit.maximum);
     let unlimited = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
-    let ours = settings.sockets + OTHER_FILES;
+    let ours = sockets + OTHER_FILES;
     // A node raises its own soft limit to the hard one.
-    let nodes = settings.sockets / settings.nodes + NODE_FILES;
-    let why = too_few_files(ours, nodes, unlimited(soft), unlimited(hard));
+    let of_a_node = sockets / nodes + NODE_FILES;
+    let why = too_few_files(ours, of_a_node, unlimited(soft), unlimited(hard));
     why.map_or(Ok(()), |why| Err(BenchError::Unfit(why)))
 }
 
