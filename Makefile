@@ -31,12 +31,14 @@ NETWORK ?= best
 help: ## List the targets and variables
 	@echo "Accord: make TARGET [VARIABLE=value]"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables, also from the environment:"
-	@echo "  ARGS              more arguments: of accord dev (run), of cargo test (test), of accord-jepsen run (jepsen)"
+	@echo "  ARGS              more arguments: of accord dev (run), of cargo test (test), of accord-jepsen (jepsen, bench-channels)"
 	@echo "  SEED, NEMESIS, TIME, NODES, NETWORK"
-	@echo "                    of jepsen [chosen, all, 60s, 3, best]"
+	@echo "                    of jepsen [chosen, all, 60s, 3, best]; SEED also of bench-channels"
+	@echo "  N, JSON           how many channels to measure, and the file to which the result is added"
+	@echo "                    (bench-channels) [100000, bench-out/channels.jsonl]"
 	@echo "  TARGET, TIME      fuzz targets, and seconds for each [all, 60s] (fuzz)"
 	@echo "  SEEDS             which lives to simulate, from..to (sim) [0..24]"
 	@echo "  ACCORD_CACHE      builds kept outside the checkout [~/.cache/accord]"
@@ -85,6 +87,15 @@ fix: setup ## Format the code and apply what clippy can mend by itself
 bench: setup ## Build what is measured, and say how
 	@$(WITH_ENV) cargo build --release $(LOCKED) --bin accord
 	@$(WITH_ENV) echo "bench: built $$CARGO_TARGET_DIR/release/accord; docs/benchmarks.md has the cases, the commands and the last results."
+
+# The figures of one machine at one time are comparable; those beside a build are not.
+N ?= 100000
+JSON ?= bench-out/channels.jsonl
+.PHONY: bench-channels
+bench-channels: setup ## Measure what many channels cost: make bench-channels N=100000 ARGS='--data DIR'
+	@$(WITH_ENV) cargo build --release $(LOCKED) --package accord --package accord-jepsen --bin accord --bin accord-jepsen
+	@$(WITH_ENV) exec "$$CARGO_TARGET_DIR/release/accord-jepsen" channels $(if $(SEED),--seed $(SEED)) \
+		--channels $(N) --json $(JSON) $(ARGS)
 
 .PHONY: jepsen
 jepsen: setup ## Fault tests on real clusters: make jepsen SEED=7 NEMESIS=kill,power_loss TIME=60s

@@ -2,6 +2,10 @@
 //!
 //! Exit codes: 0 passed, 1 a promise was broken, 2 nothing was proven or the command line is wrong.
 
+mod cli {
+    pub mod channels;
+}
+
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -17,6 +21,7 @@ use accord_jepsen::run::{Say, Verdict, artifacts, campaign, episode, gap};
 use accord_jepsen::workload::{Workload, names};
 use accord_jepsen::world::NetworkKind;
 use clap::{Args, Parser, Subcommand};
+use cli::channels::Channels;
 
 /// Nodes of a run: a majority of one proves nothing, and more than seven fit no test machine.
 const NODES_MAX: u64 = 7;
@@ -85,6 +90,8 @@ enum Command {
         #[command(flatten)]
         binary: Binary,
     },
+    /// Measure what many channels cost: made, asleep, woken, with sockets, after the loss of a node
+    Channels(Box<Channels>),
 }
 
 #[derive(Debug, Args)]
@@ -182,6 +189,7 @@ async fn perform(command: Command) -> Result<Verdict, String> {
             ));
             Ok(campaign.verdict)
         }
+        Command::Channels(channels) => cli::channels::perform(*channels).await,
         Command::Check { file, out } => check(&file, out.as_deref()),
         Command::Faults { binary, network } => faults(binary.found()?, network).await,
         Command::Gap {

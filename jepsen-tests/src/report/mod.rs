@@ -1,5 +1,7 @@
 //! What a run says: lines for a terminal, pictures for a failure.
 
+pub mod chart;
+mod svg;
 pub mod timeline;
 
 use crate::checker::{Anomaly, Report};

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use super::svg::escaped;
 use crate::history::{Action, ChannelIx, FaultRecord, History, Nanos, Operation, Outcome, Value};
 
 /// What the picture is about.
@@ -539,24 +540,6 @@ fn shortened(text: &str, chars_max: usize) -> String {
     short
 }
 
-/// As XML's text and attributes need it; characters that XML cannot hold are replaced.
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '&' => safe.push_str("&amp;"),
-            '"' => safe.push_str("&quot;"),
-            '\n' | '\t' | '\r' => safe.push(' '),
-            other if other.is_control() => safe.push('\u{fffd}'),
-            '\u{fffe}' | '\u{ffff}' => safe.push('\u{fffd}'),
-            other => safe.push(other),
-        }
-    }
-    safe
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -651,7 +634,6 @@ mod tests {
         let picture = svg(&history(), &mark());
         assert!(picture.contains("a &amp; b &lt; c"));
         assert!(!picture.contains("<now>") && !picture.contains("<body"));
-        assert_eq!(escaped("a\u{0}\"\n"), "a\u{fffd}&quot; ");
         let opened = picture.matches("<title>").count();
         assert_eq!(opened, picture.matches("</title>").count());
     }

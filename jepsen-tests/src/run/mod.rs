@@ -1,8 +1,11 @@
 //! Runs: one *episode* is a cluster, a load, a plan of faults, the healing, the last look at every
 //! node, and the verdict. A *campaign* is many of them.
+//!
+//! Besides, what is measured rather than judged: write gaps, and what many channels cost.
 
 pub mod artifacts;
 pub mod campaign;
+pub mod channels;
 pub mod ending;
 pub mod episode;
 pub mod gap;
