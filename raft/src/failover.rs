@@ -29,8 +29,6 @@ const STAGGER: Duration = Duration::from_millis(120);
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// How long a leader that is awake may take to be heard by a replica that was just opened.
 const HEARD_WITHIN: Duration = Duration::from_millis(60);
-/// How often a leader that was closed asks whether it still leads, before there is an election.
-const RESUMES_MAX: usize = 4;
 /// How long another voter may take to say how long its log is.
 const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 /// Tries before the election timeout is left to do the rest.
@@ -47,14 +45,8 @@ pub(crate) async fn waken(group: Arc<Group>) {
         return;
     };
     let shared = Arc::clone(&group.shared);
-    for _ in 0..RESUMES_MAX {
-        if !replica.consensus.resumes() || shared.is_stopping() {
-            break;
-        }
-        if replica.consensus.resume().await {
-            return;
-        }
-        pause(AGAIN_AFTER).await;
+    if replica.consensus.resumes() || is_led(&replica, &shared, None) {
+        return;
     }
     let remembered = replica.consensus.leader().remembered;
     if let Some(leader) = remembered.filter(|leader| shared.is_up(*leader)) {
@@ -62,7 +54,13 @@ pub(crate) async fn waken(group: Arc<Group>) {
         led_within(HEARD_WITHIN, &replica, &shared, None).await;
         if !is_led(&replica, &shared, None) {
             // The leader sleeps; being asked wakes it.
-            drop(others(&group, &[leader]).await);
+            if others(&group, &[leader])
+                .await
+                .iter()
+                .any(|other| other.leads)
+            {
+                replica.consensus.note_heard();
+            }
             led_within(AGAIN_AFTER, &replica, &shared, None).await;
         }
     }
@@ -180,6 +178,7 @@ struct Other {
     node: NodeId,
     standing: bool,
     last: (u64, u64),
+    leads: bool,
 }
 
 impl Other {
@@ -209,6 +208,7 @@ async fn others(group: &Arc<Group>, voters: &[NodeId]) -> Vec<Other> {
                 node: *node,
                 standing: answer.standing,
                 last: (status.last_term, status.last),
+                leads: status.leader == Some(*node),
             })
         })
     });

@@ -28,6 +28,10 @@ pub(crate) enum Kind {
     Level = 16,
     /// Tells it which of them the leader has closed.
     Rest = 17,
+    /// A steady leader's entries, or what is committed.
+    Steady = 20,
+    /// Tells a leader that the sender lacks entries that should be on their way.
+    Rouse = 21,
 }
 
 impl Kind {
@@ -50,6 +54,8 @@ impl Kind {
             15 => Kind::NoRoom,
             16 => Kind::Level,
             17 => Kind::Rest,
+            20 => Kind::Steady,
+            21 => Kind::Rouse,
             _ => return None,
         })
     }
@@ -80,7 +86,7 @@ mod tests {
         let known = (0..=255u8).filter_map(Kind::from_byte);
         assert_eq!(
             known.map(Kind::byte).collect::<Vec<_>>(),
-            (1..=17).collect::<Vec<_>>()
+            (1..=17).chain(20..=21).collect::<Vec<_>>()
         );
     }
 }

@@ -14,8 +14,10 @@ use crate::api::Consistency;
 use crate::api::Messages;
 use crate::api::Range;
 use crate::api::ReadError;
+use crate::consensus::decode_steady;
 use crate::consensus::wire;
 use crate::failover;
+use crate::group::Append;
 use crate::group::DIRECTORY;
 use crate::group::Group;
 use crate::hibernation;
@@ -65,7 +67,23 @@ impl PeerService {
                     reply.refuse("this node's disk is too full for entries");
                     return Ok(());
                 }
-                self.shared.group(GroupId(group)).append(request, reply);
+                let group = self.shared.group(GroupId(group));
+                group.append(Append::Elective(request), reply);
+            }
+            Kind::Steady => {
+                let (group, request) = match decode_steady(from, body) {
+                    Ok(decoded) => decoded,
+                    Err(error) => {
+                        reply.refuse(&error.to_string());
+                        return Err(error.to_string());
+                    }
+                };
+                if !request.is_empty() && !self.shared.store.has_reserve() {
+                    reply.refuse("this node's disk is too full for entries");
+                    return Ok(());
+                }
+                let group = self.shared.group(GroupId(group));
+                group.append(Append::Steady(request), reply);
             }
             Kind::Submit => self.submit(body, reply),
             Kind::Ephemeral => {
@@ -101,7 +119,8 @@ impl PeerService {
             | Kind::Read
             | Kind::Feed
             | Kind::Status
-            | Kind::Inquire => {
+            | Kind::Inquire
+            | Kind::Rouse => {
                 let shared = Arc::clone(&self.shared);
                 tokio::spawn(async move {
                     match answer(&shared, kind, body).await {
@@ -236,7 +255,13 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
                 Ok(StatusAnswer::new(&group.status(), head, group.is_standing()).encode())
             }
             Kind::Inquire => Ok(Bytes::copy_from_slice(&consensus.term().to_le_bytes())),
+            Kind::Rouse => {
+                let roused = consensus.rouse().await;
+                roused.map_err(|error| error.to_string())?;
+                Ok(Bytes::new())
+            }
             Kind::Append
+            | Kind::Steady
             | Kind::Submit
             | Kind::Ephemeral
             | Kind::NoRoom
@@ -284,11 +309,14 @@ fn group_of(kind: Kind, body: &Bytes) -> Result<GroupId, String> {
                 .map_err(|error| text(&error))?
                 .group
         }
-        Kind::ReadIndex | Kind::Status | Kind::Inquire => match body.as_ref().try_into() {
-            Ok(bytes) => u64::from_le_bytes(bytes),
-            Err(_) => return Err("a request without a group".into()),
-        },
+        Kind::ReadIndex | Kind::Status | Kind::Inquire | Kind::Rouse => {
+            match body.as_ref().try_into() {
+                Ok(bytes) => u64::from_le_bytes(bytes),
+                Err(_) => return Err("a request without a group".into()),
+            }
+        }
         Kind::Append
+        | Kind::Steady
         | Kind::Submit
         | Kind::Feed
         | Kind::Ephemeral
@@ -394,6 +422,11 @@ impl Service for PeerService {
             let Some(replica) = group.open_replica() else {
                 continue;
             };
+            if replica.consensus.left_out().contains(&node) {
+                // It is behind, and openraft can tell by how much.
+                tokio::spawn(async move { replica.consensus.rouse().await.map(drop) });
+                continue;
+            }
             let leader = replica.consensus.leader().leader;
             // There may be a majority again.
             if !leader.is_some_and(|leader| self.shared.is_up(leader)) {

@@ -12,6 +12,7 @@ mod raft;
 mod runtime;
 mod snapshot;
 mod state_machine;
+mod steady;
 mod types;
 pub(crate) mod wire;
 
@@ -26,6 +27,9 @@ pub(crate) use raft::Place;
 pub(crate) use raft::Proposal;
 pub(crate) use raft::ProposeError;
 pub(crate) use state_machine::Commits;
+pub(crate) use steady::OVERDUE_AFTER;
+pub(crate) use steady::SteadyRequest;
+pub(crate) use steady::decode as decode_steady;
 
 /// An append request of a leader, opaque outside this folder.
 pub(crate) type AppendRequest = openraft::raft::AppendEntriesRequest<types::TypeConfig>;

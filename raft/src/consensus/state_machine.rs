@@ -18,6 +18,7 @@ use futures_util::Stream;
 use futures_util::StreamExt;
 use openraft::EntryPayload;
 use openraft::RaftSnapshotBuilder;
+use openraft::storage::ApplyResponder;
 use openraft::storage::EntryResponder;
 use openraft::storage::RaftStateMachine;
 use openraft::type_config::alias::SnapshotOf;
@@ -28,6 +29,7 @@ use super::log_store::completion;
 use super::snapshot::SnapshotData;
 use super::snapshot::stage;
 use super::types;
+use super::types::Entry;
 use super::types::LogId;
 use super::types::Reply;
 use super::types::SnapshotMeta;
@@ -54,6 +56,49 @@ pub(crate) struct Progress {
     pub(crate) head: u64,
 }
 
+/// What others on this node see of a replica's progress. It outlives the state machine, which openraft
+/// takes with it when it starts.
+#[derive(Default)]
+pub(crate) struct Published {
+    progress: watch::Sender<Progress>,
+    /// Entries below this index have been handed to [`Commits`]; their rows follow.
+    computed_next: AtomicU64,
+}
+
+impl Published {
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    pub(crate) fn computed_next(&self) -> &AtomicU64 {
+        &self.computed_next
+    }
+
+    /// A state machine that is being replaced may be late with its last word, so only news count.
+    fn publish(&self, progress: Progress) {
+        self.computed_next
+            .fetch_max(progress.applied_next, Ordering::AcqRel);
+        self.progress.send_if_modified(|current| {
+            let is_news = progress.applied_next > current.applied_next;
+            if is_news {
+                *current = progress;
+            }
+            is_news
+        });
+    }
+}
+
+/// Whoever waits for what an entry came to.
+pub(super) trait Tell {
+    fn tell(self, reply: Reply);
+}
+
+impl Tell for ApplyResponder<TypeConfig> {
+    fn tell(self, reply: Reply) {
+        self.send(reply);
+    }
+}
+
 /// Where committed messages go.
 pub(crate) trait Commits: Send + Sync + 'static {
     /// In commit order, without gaps. Must be quick.
@@ -70,8 +115,7 @@ pub(crate) struct Applier {
     machine: Machine,
     membership: StoredMembership,
     commits: Arc<dyn Commits>,
-    progress: watch::Sender<Progress>,
-    computed_next: Arc<AtomicU64>,
+    published: Arc<Published>,
 }
 
 impl Applier {
@@ -81,36 +125,32 @@ impl Applier {
         kind: Kind,
         group: storage::Group,
         commits: Arc<dyn Commits>,
+        published: Arc<Published>,
     ) -> io::Result<Self> {
         let rows = GroupRows::new(group.clone());
         let machine = Machine::load(kind, &rows).map_err(io::Error::other)?;
         let membership = load_membership(&group)?;
-        let progress = progress_of(&group, &machine);
+        published.publish(progress_of(&group, &machine));
         Ok(Applier {
             kind,
             rows,
             machine,
             membership,
             commits,
-            computed_next: Arc::new(AtomicU64::new(progress.applied_next)),
-            progress: watch::Sender::new(progress),
+            published,
             group,
         })
     }
 
-    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.subscribe()
+    pub(super) fn membership(&self) -> &StoredMembership {
+        &self.membership
     }
 
-    /// Entries below this index have been handed to [`Commits`]; their rows follow.
-    pub(crate) fn computed_next(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.computed_next)
-    }
-
-    /// Applies a stretch of entries, tells their outcomes, and hands their rows to the store.
-    fn apply_some(
+    /// Applies a stretch of entries, tells their outcomes, and hands their rows to the store. The
+    /// next stretch must wait until these can be read, and [`Applier::publish_progress`] then.
+    pub(super) fn apply_some<T: Tell>(
         &mut self,
-        entries: Vec<EntryResponder<TypeConfig>>,
+        entries: Vec<(Entry, Option<T>)>,
     ) -> io::Result<Option<Written>> {
         let Some(last) = entries.last().map(|(entry, _)| entry.log_id) else {
             return Ok(None);
@@ -121,7 +161,8 @@ impl Applier {
         for (entry, responder) in entries {
             let log_id = entry.log_id;
             // Before anybody hears of it: a read that begins then waits for its rows.
-            self.computed_next
+            self.published
+                .computed_next
                 .store(log_id.index() + 1, Ordering::Release);
             let mut reply = Reply::default();
             match entry.payload {
@@ -139,7 +180,7 @@ impl Applier {
                 }
             }
             if let Some(responder) = responder {
-                responder.send(reply);
+                responder.tell(reply);
             }
         }
         let mut writes = overlay.into_writes();
@@ -168,11 +209,9 @@ impl Applier {
         })
     }
 
-    fn publish_progress(&self) {
-        let progress = progress_of(&self.group, &self.machine);
-        self.computed_next
-            .fetch_max(progress.applied_next, Ordering::AcqRel);
-        self.progress.send_replace(progress);
+    pub(super) fn publish_progress(&self) {
+        self.published
+            .publish(progress_of(&self.group, &self.machine));
     }
 
     fn view(&self) -> io::Result<Snapshot> {

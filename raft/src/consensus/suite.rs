@@ -31,6 +31,7 @@ use super::state_machine;
 use super::state_machine::Applier;
 use super::state_machine::Commits;
 use super::state_machine::Progress;
+use super::state_machine::Published;
 use super::types;
 use super::types::BatchBytes;
 use super::types::Entry;
@@ -119,8 +120,13 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
     async fn build(&self) -> Result<(Guard, LogStore, Machine), StorageError<TypeConfig>> {
         let (guard, group) =
             open().map_err(|error| StorageError::read(anyerror::AnyError::new(&error)))?;
-        let applier = Applier::load(Kind::Channel, group.clone(), Arc::new(Nobody))
-            .map_err(|error| StorageError::read(anyerror::AnyError::new(&error)))?;
+        let applier = Applier::load(
+            Kind::Channel,
+            group.clone(),
+            Arc::new(Nobody),
+            Arc::default(),
+        )
+        .map_err(|error| StorageError::read(anyerror::AnyError::new(&error)))?;
         let machine = Machine {
             applier,
             group: group.clone(),
@@ -213,7 +219,13 @@ impl Commits for HeadFirst {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_moves_the_head_before_it_is_progress() {
     let (_source_guard, source) = open().unwrap();
-    let mut ahead = Applier::load(Kind::Channel, source.clone(), Arc::new(Nobody)).unwrap();
+    let mut ahead = Applier::load(
+        Kind::Channel,
+        source.clone(),
+        Arc::new(Nobody),
+        Arc::default(),
+    )
+    .unwrap();
     let post = Command::Post(Post {
         id: [9; 16],
         username: "ann",
@@ -240,12 +252,13 @@ async fn a_snapshot_moves_the_head_before_it_is_progress() {
         skips: Mutex::default(),
     });
     let commits = Arc::clone(&watcher) as Arc<dyn Commits>;
-    let mut behind = Applier::load(Kind::Channel, group, commits).unwrap();
-    assert!(watcher.progress.set(behind.progress()).is_ok());
+    let published = Arc::new(Published::default());
+    let mut behind = Applier::load(Kind::Channel, group, commits, Arc::clone(&published)).unwrap();
+    assert!(watcher.progress.set(published.progress()).is_ok());
     behind
         .install_snapshot(&snapshot.meta, snapshot.snapshot)
         .await
         .unwrap();
     assert_eq!(*watcher.skips.lock().unwrap(), [(1, 0)]);
-    assert_eq!(behind.progress().borrow().head, 1);
+    assert_eq!(published.progress().borrow().head, 1);
 }

@@ -87,6 +87,14 @@ pub(crate) struct Reply {
     pub(crate) parts: Vec<PartOutcomes>,
 }
 
+impl Reply {
+    /// One list of outcomes for each part.
+    pub(crate) fn by_part(&self) -> Vec<Vec<Outcome>> {
+        let slots = self.parts.iter().map(|part| part.slots.clone());
+        slots.map(|slots| self.outcomes[slots].to_vec()).collect()
+    }
+}
+
 /// Hands a proposal's result over from whichever task has it, without waking another in between.
 pub(crate) struct Callback<T>(Box<dyn FnOnce(T) + Send>);
 
@@ -146,6 +154,18 @@ pub(crate) fn stored_entry(entry: Entry) -> storage::Entry {
         }
     };
     storage::Entry { log_id, payload }
+}
+
+/// Whether an entry's payload says that it is a batch of commands.
+pub(crate) fn is_batch(payload: &[u8]) -> bool {
+    payload
+        .first()
+        .is_some_and(|kind| *kind != KIND_BLANK && *kind != KIND_MEMBERSHIP)
+}
+
+/// Whether it changes nothing but the machine's state: no membership.
+pub(crate) fn is_plain(payload: &[u8]) -> bool {
+    payload.first().is_some_and(|kind| *kind != KIND_MEMBERSHIP)
 }
 
 /// # Errors

@@ -30,6 +30,12 @@ const SHARED_BYTES_MIN: usize = 32 * 1024;
 #[error("malformed peer message: {0}")]
 pub(crate) struct Malformed(String);
 
+impl Malformed {
+    pub(super) fn new(what: &str) -> Self {
+        Malformed(what.into())
+    }
+}
+
 impl From<codec::Malformed> for Malformed {
     fn from(error: codec::Malformed) -> Self {
         Malformed(error.to_string())
@@ -76,6 +82,24 @@ pub(crate) struct WireLogId {
     index: u64,
 }
 
+impl From<storage::LogId> for WireLogId {
+    fn from(id: storage::LogId) -> Self {
+        WireLogId {
+            term: id.term,
+            index: id.index,
+        }
+    }
+}
+
+impl From<WireLogId> for storage::LogId {
+    fn from(id: WireLogId) -> Self {
+        storage::LogId {
+            term: id.term,
+            index: id.index,
+        }
+    }
+}
+
 impl From<&types::LogId> for WireLogId {
     fn from(id: &types::LogId) -> Self {
         let stored = types::stored_log_id(id);
@@ -88,10 +112,7 @@ impl From<&types::LogId> for WireLogId {
 
 impl From<WireLogId> for types::LogId {
     fn from(id: WireLogId) -> Self {
-        types::log_id(storage::LogId {
-            term: id.term,
-            index: id.index,
-        })
+        types::log_id(id.into())
     }
 }
 
@@ -187,7 +208,7 @@ fn check_order(header: &AppendHeader) -> Result<(), Malformed> {
 
 /// Small payloads are copied out of the link's read buffer, which they would keep in memory for as
 /// long as the log's tail holds them.
-fn own(payload: Bytes) -> Bytes {
+pub(super) fn own(payload: Bytes) -> Bytes {
     if payload.len() < SHARED_BYTES_MIN {
         Bytes::copy_from_slice(&payload)
     } else {
@@ -340,7 +361,7 @@ pub(crate) fn decode<T: Decode<()>>(body: &[u8]) -> Result<T, Malformed> {
     Ok(codec::decode::<T, HEADER_BYTES_MAX>(body)?)
 }
 
-fn with_length(header: &[u8]) -> Bytes {
+pub(super) fn with_length(header: &[u8]) -> Bytes {
     let length = u32::try_from(header.len()).expect("a header is bounded far below 4 GiB");
     let mut bytes = Vec::with_capacity(4 + header.len());
     bytes.extend_from_slice(&length.to_le_bytes());
@@ -348,7 +369,7 @@ fn with_length(header: &[u8]) -> Bytes {
     bytes.into()
 }
 
-fn split_header<T: Decode<()>>(body: &mut Bytes) -> Result<T, Malformed> {
+pub(super) fn split_header<T: Decode<()>>(body: &mut Bytes) -> Result<T, Malformed> {
     if body.len() < 4 {
         return Err(Malformed("a header is cut off".into()));
     }

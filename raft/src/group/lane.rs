@@ -38,6 +38,7 @@ use crate::consensus::LeaderChanges;
 use crate::consensus::Proposal;
 use crate::consensus::ProposeError;
 use crate::edge;
+use crate::failover;
 use crate::machine::BATCH_BYTES_MAX;
 use crate::machine::BatchBuilder;
 use crate::machine::COMMANDS_PER_BATCH_MAX;
@@ -469,6 +470,20 @@ impl Lane {
         // Once for all that was sent to one node, and not for late answers to older tries.
         if is_refusal && !was_stalled && self.outbox.is_stalled() {
             self.turn += 1;
+            self.doubt();
+        }
+    }
+
+    /// A replica that follows steadily has no timer that would tell it that its leader does not lead
+    /// any more; a refusal does.
+    fn doubt(&self) {
+        if let Some(group) = self.group.upgrade()
+            && self
+                .replica
+                .as_ref()
+                .is_some_and(|replica| replica.consensus.is_steady())
+        {
+            tokio::spawn(failover::waken(group));
         }
     }
 

@@ -25,6 +25,7 @@ use std::time::Duration;
 use accord_storage::GroupId;
 use accord_storage::LogId;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio::sync::OnceCell;
@@ -37,7 +38,9 @@ use crate::api::ReadError;
 use crate::consensus::AppendRequest;
 use crate::consensus::Commits;
 use crate::consensus::Consensus;
+use crate::consensus::OVERDUE_AFTER;
 use crate::consensus::Opening;
+use crate::consensus::SteadyRequest;
 use crate::failover;
 use crate::machine::Kind;
 use crate::peers;
@@ -62,6 +65,23 @@ const APPENDS_WAITING_MAX: usize = 256;
 /// Pause before another try to find the leader for a read.
 const READ_RETRY_PAUSE: Duration = Duration::from_millis(20);
 
+/// What a leader sends a follower.
+pub(crate) enum Append {
+    /// openraft's request.
+    Elective(AppendRequest),
+    Steady(SteadyRequest),
+}
+
+impl Append {
+    /// It says nothing but that there is a leader, or what is committed.
+    fn is_empty(&self) -> bool {
+        match self {
+            Append::Elective(request) => request.entries.is_empty(),
+            Append::Steady(request) => request.is_empty(),
+        }
+    }
+}
+
 pub(crate) struct Group {
     pub(crate) id: GroupId,
     pub(crate) shared: Arc<Shared>,
@@ -71,7 +91,7 @@ pub(crate) struct Group {
     /// Whether it has its memory, as far as its own mark says; see [`Group::is_recovering`].
     recovered: AtomicBool,
     lane: LaneHandle,
-    appends: OnceLock<mpsc::Sender<(AppendRequest, Reply)>>,
+    appends: OnceLock<mpsc::Sender<(Append, Reply)>>,
     /// Append requests that are not answered yet.
     appends_waiting: Arc<AtomicUsize>,
     /// Whether this node stands for election.
@@ -262,7 +282,17 @@ impl Group {
         }
         self.shared.follow_leadership(self, replica);
         self.lane.look();
-        tokio::spawn(failover::waken(Arc::clone(self)));
+        if !self.is_led_steadily(replica) {
+            tokio::spawn(failover::waken(Arc::clone(self)));
+        }
+    }
+
+    /// Whether the replica leads, or follows a leader that can be reached, without openraft. If that
+    /// leader does not lead any more, whoever wants something of it finds out.
+    fn is_led_steadily(&self, replica: &Replica) -> bool {
+        let view = replica.consensus.leader();
+        let leader = view.leader.or(view.remembered);
+        replica.consensus.is_steady() && leader.is_some_and(|leader| self.shared.is_up(leader))
     }
 
     async fn open(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
@@ -326,9 +356,9 @@ impl Group {
     }
 
     /// Hands an append request to the replica, in order of calls.
-    pub(crate) fn append(self: &Arc<Self>, request: AppendRequest, reply: Reply) {
+    pub(crate) fn append(self: &Arc<Self>, request: Append, reply: Reply) {
         self.note_heard();
-        if !request.entries.is_empty() {
+        if !request.is_empty() {
             self.touch();
         }
         let queue = self.appends.get_or_init(|| {
@@ -417,11 +447,34 @@ impl Group {
             wanted = wanted.max(index + 1);
         }
         let mut progress = replica.consensus.progress();
-        let reached = progress.wait_for(|progress| progress.applied_next >= wanted);
-        if reached.await.is_err() {
-            return Err(ReadError::Stopping);
+        let mut stopping = self.shared.stopping.subscribe();
+        let mut overdue_after = OVERDUE_AFTER;
+        loop {
+            let reached = progress.wait_for(|progress| progress.applied_next >= wanted);
+            tokio::select! {
+                reached = reached => match reached {
+                    Ok(_) => return Ok(replica),
+                    Err(_) => return Err(ReadError::Stopping),
+                },
+                _ = stopping.wait_for(|stopping| *stopping) => return Err(ReadError::Stopping),
+                () = overdue(overdue_after) => {}
+            }
+            self.ask_for_entries(&replica).await;
+            overdue_after *= 4;
         }
-        Ok(replica)
+    }
+
+    /// Where a leader replicates without openraft, what went missing on the way is sent again only if
+    /// it hears of it.
+    async fn ask_for_entries(&self, replica: &Replica) {
+        let view = replica.consensus.leader();
+        let leader = view.leader.or(view.remembered);
+        if let Some(leader) = leader.filter(|leader| *leader != self.shared.node())
+            && let Some(call) = self.ask(leader, peers::Kind::Rouse, OVERDUE_AFTER)
+        {
+            // The next try follows soon.
+            drop(call.await);
+        }
     }
 
     /// Asks the leader, wherever it is, until it answers or the time is up.
@@ -537,7 +590,7 @@ fn is_marked_recovered(shared: &Shared, id: GroupId) -> bool {
 /// Gives a group's append requests to its replica in order, answering each when it is on the disk.
 ///
 /// It holds the group only while it opens it: a group that somebody holds is never retired.
-async fn serve_appends(group: Weak<Group>, mut requests: mpsc::Receiver<(AppendRequest, Reply)>) {
+async fn serve_appends(group: Weak<Group>, mut requests: mpsc::Receiver<(Append, Reply)>) {
     let (replica, waiting, mut stopping) = loop {
         let Some(group) = group.upgrade() else {
             return;
@@ -564,9 +617,14 @@ async fn serve_appends(group: Weak<Group>, mut requests: mpsc::Receiver<(AppendR
             biased;
             _ = stopping.wait_for(|stopping| *stopping) => return,
             request = requests.recv(), if under_way.len() < APPENDS_WAITING_MAX => match request {
-                Some((request, reply)) => {
+                Some((Append::Elective(request), reply)) => {
                     let replica = Arc::clone(&replica);
-                    under_way.push_back(async move { (replica.consensus.on_append(request).await, reply) });
+                    let answer = async move { replica.consensus.on_append(request).await };
+                    under_way.push_back(async move { (answer.await, reply) }.boxed());
+                }
+                Some((Append::Steady(request), reply)) => {
+                    let answer = replica.consensus.on_steady(request);
+                    under_way.push_back(async move { (answer.await, reply) }.boxed());
                 }
                 None => return,
             },
@@ -587,6 +645,14 @@ async fn serve_appends(group: Weak<Group>, mut requests: mpsc::Receiver<(AppendR
 )]
 async fn pause() {
     tokio::time::sleep(READ_RETRY_PAUSE).await;
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no event for an entry that does not come"
+)]
+async fn overdue(after: Duration) {
+    tokio::time::sleep(after).await;
 }
 
 pub(crate) fn storage_error(error: impl std::fmt::Display) -> ReadError {

@@ -14,6 +14,7 @@ use super::decide;
 
 const RULES: Rules = Rules {
     idle: Duration::from_millis(1_000),
+    elective: Duration::from_millis(1_000),
     silence: Duration::from_millis(300),
     leaderless: Duration::from_millis(2_000),
 };

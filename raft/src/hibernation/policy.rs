@@ -13,6 +13,9 @@ use std::time::Duration;
 pub(crate) struct Rules {
     /// A group that nobody used for this long may close.
     pub(crate) idle: Duration,
+    /// The same for one that openraft runs, if that is shorter: it costs much more to keep open, and
+    /// goes on without it when it wakes.
+    pub(crate) elective: Duration,
     /// A follower that has not heard its leader for this long takes it for closed; longer than the
     /// time between two heartbeats, shorter than an election timeout.
     pub(crate) silence: Duration,
@@ -42,6 +45,9 @@ pub(crate) enum Role {
     Leader { settled: bool, level: bool },
     /// Since the last word of a leader that is alive.
     Follower { silent: Duration },
+    /// It replicates without openraft, so that nothing wakes it but use. `settled`: all that was
+    /// begun has ended, and every follower that is up knows it.
+    Steady { settled: bool },
     /// Nobody is known to lead, or whoever did is dead.
     Leaderless,
 }
@@ -57,13 +63,17 @@ pub(crate) enum Decision {
 pub(crate) fn decide(rules: &Rules, facts: &Facts) -> Decision {
     let idle = match facts.pressed {
         true => Duration::ZERO,
-        false => rules.idle,
+        false => match facts.role {
+            Role::Leader { .. } => rules.idle.min(rules.elective),
+            _ => rules.idle,
+        },
     };
     if !facts.quiet || facts.idle < idle {
         return Decision::Stay;
     }
     match facts.role {
-        Role::Absent => Decision::Close,
+        Role::Absent | Role::Steady { settled: true } => Decision::Close,
+        Role::Steady { settled: false } => Decision::Stay,
         Role::Leader { settled: false, .. } => Decision::Stay,
         Role::Leader { level: false, .. } => Decision::Ask,
         Role::Leader { .. } => Decision::Close,

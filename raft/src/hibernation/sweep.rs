@@ -32,12 +32,15 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
 /// Groups that close at the same time.
 const CLOSINGS_AT_ONCE_MAX: usize = 256;
+/// How long a settled group that openraft runs may be idle, at most.
+const ELECTIVE_IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// Runs until the node stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let timing = &shared.options.timing;
     let rules = Rules {
         idle: shared.options.hibernation.idle,
+        elective: ELECTIVE_IDLE_MAX,
         silence: timing.heartbeat.saturating_mul(3) / 2,
         leaderless: timing.election_timeout.saturating_mul(2),
     };
@@ -107,6 +110,9 @@ impl Sweep<'_> {
         let since = |ms: u64| Duration::from_millis(self.now_ms.saturating_sub(ms));
         let role = match group.open_replica() {
             None => Role::Absent,
+            Some(replica) if replica.consensus.is_steady() => Role::Steady {
+                settled: replica.consensus.is_settled(),
+            },
             Some(replica) => match replica.consensus.leader().leader {
                 Some(leader) if leader == self.shared.node() => Role::Leader {
                     settled: replica.consensus.is_settled(),
@@ -137,6 +143,12 @@ impl Sweep<'_> {
                 let Some((retired, led)) = self.retire(*id) else {
                     continue;
                 };
+                if let Some(replica) = retired.group.open_replica() {
+                    let left_out = replica.consensus.left_out();
+                    if !left_out.is_empty() {
+                        self.shared.lagging.note(*id, &left_out);
+                    }
+                }
                 let log = match led.as_ref().map(|led| self.down(led)) {
                     Some(down) if down.is_empty() => Log::Purged,
                     Some(down) => {
@@ -165,6 +177,9 @@ impl Sweep<'_> {
     /// `None` unless this node leads the group.
     fn leaving(&self, group: &Group) -> Option<Leaving> {
         let replica = group.open_replica()?;
+        if replica.consensus.is_steady() {
+            return None;
+        }
         let leads = replica.consensus.leader().leader == Some(self.shared.node());
         let place = replica.consensus.place().filter(|_| leads)?;
         let mut followers = replica.consensus.voters();

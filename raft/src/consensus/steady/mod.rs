@@ -1,0 +1,511 @@
+//! Steady replication: what Raft does in a term whose leader is settled, without the tasks, timers
+//! and heartbeats that an election needs (docs/adr/0017).
+//!
+//! ```text
+//! leader:    propose ─▶ append, send to followers ─▶ a majority holds it ─▶ apply ─▶ tell what is committed
+//! follower:  accept  ─▶ append where it follows ───▶ answer when it is on the disk; apply what is committed
+//! ```
+//!
+//! Only those transitions are here that Raft allows on the strength of what is on the disk: a leader
+//! of a term appends to its log in that term, a follower that has that leader's vote takes entries
+//! that follow its last one. For everything else the replica turns to openraft, which reads the same
+//! disk: a vote, another term, a gap, a follower that does not answer. It goes on until the group
+//! sleeps the next time.
+
+mod tally;
+mod wire;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::time::Duration;
+
+use accord_storage as storage;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::watch;
+
+use super::Proposal;
+use super::log_store::Written;
+use super::log_store::completion;
+use super::state_machine::Applier;
+use super::state_machine::Tell;
+use super::types;
+use super::types::Reply;
+use crate::edge;
+use crate::peers::APPEND_DEADLINE;
+use crate::peers::Kind;
+use crate::transport::CallError;
+use crate::transport::NodeId;
+use crate::transport::Peer;
+use tally::Tally;
+
+pub(crate) use wire::SteadyRequest;
+pub(crate) use wire::decode;
+
+/// Entries that a replica may hold in memory that are not applied yet. A leader has at most a few
+/// batches under way, so that more means that something is wrong.
+const WAITING_MAX: usize = 1_024;
+/// Entries applied before their rows are handed to the store: bounds the memory of one write.
+const ENTRIES_PER_WRITE_MAX: usize = 256;
+
+/// Calls back exactly once: with a result, or with "unknown" when dropped.
+pub(super) struct Answer(Option<Box<dyn FnOnce(Proposal) + Send>>);
+
+impl Answer {
+    pub(super) fn new(done: impl FnOnce(Proposal) + Send + 'static) -> Self {
+        Answer(Some(Box::new(done)))
+    }
+
+    pub(super) fn give(mut self, proposal: Proposal) {
+        if let Some(done) = self.0.take() {
+            done(proposal);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done(Err(super::ProposeError::Unknown));
+        }
+    }
+}
+
+impl Tell for Answer {
+    fn tell(self, reply: Reply) {
+        self.give(Ok(reply.by_part()));
+    }
+}
+
+/// How a replica of a settled term begins.
+pub(super) struct Beginning {
+    pub(super) group: storage::Group,
+    pub(super) node: NodeId,
+    pub(super) term: u64,
+    pub(super) leader: NodeId,
+    pub(super) voters: Vec<NodeId>,
+    /// All but this node that can be reached.
+    pub(super) followers: Vec<Peer>,
+    pub(super) applier: Applier,
+    /// The end of the log, and up to where it is applied.
+    pub(super) last: storage::LogId,
+    pub(super) applied: storage::LogId,
+    /// What lies between the two.
+    pub(super) unapplied: Vec<storage::Entry>,
+    pub(super) keep: Keep,
+}
+
+/// How much of its log a replica keeps that it has applied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    pub(super) entries: u64,
+    /// It purges when there are this many more.
+    pub(super) slack: u64,
+}
+
+pub(super) struct Steady {
+    group: storage::Group,
+    node: NodeId,
+    term: u64,
+    leader: NodeId,
+    keep: Keep,
+    state: Mutex<State>,
+    ended: watch::Sender<bool>,
+}
+
+struct State {
+    ended: bool,
+    /// The end of the log, what is queued included.
+    last: storage::LogId,
+    committed: storage::LogId,
+    /// Entries after the last one that was applied.
+    waiting: VecDeque<Pending>,
+    applier: Applier,
+    /// Rows are on their way to the store; the next stretch must be able to read them.
+    applying: bool,
+    tally: Tally,
+    followers: Vec<Follower>,
+    /// Requests that have not been answered by everybody.
+    under_way: usize,
+}
+
+struct Pending {
+    entry: storage::Entry,
+    answer: Option<Answer>,
+}
+
+struct Follower {
+    peer: Peer,
+    /// What it has been told is committed.
+    told: u64,
+}
+
+/// A proposal on its way; somebody has to run it.
+pub(super) struct Replication {
+    steady: Arc<Steady>,
+    events: FuturesUnordered<BoxFuture<'static, Event>>,
+}
+
+enum Event {
+    /// Entries up to this one are on a voter's disk.
+    Holds(NodeId, u64),
+    /// A follower knows what is committed.
+    Knows,
+    /// A follower did not take something.
+    Refused(NodeId, CallError),
+    StoreFailed,
+}
+
+/// What has to be seen to by an election, or by openraft's way of catching up.
+#[derive(Debug)]
+pub(super) struct Trouble;
+
+impl Steady {
+    pub(super) fn begin(beginning: Beginning) -> Arc<Steady> {
+        let followers = match beginning.leader == beginning.node {
+            true => beginning.followers,
+            false => Vec::new(),
+        };
+        let committed = beginning.applied;
+        let told = committed.index;
+        let pending = beginning.unapplied.into_iter();
+        Arc::new(Steady {
+            node: beginning.node,
+            term: beginning.term,
+            leader: beginning.leader,
+            keep: beginning.keep,
+            state: Mutex::new(State {
+                ended: false,
+                last: beginning.last,
+                committed,
+                waiting: pending
+                    .map(|entry| Pending {
+                        entry,
+                        answer: None,
+                    })
+                    .collect(),
+                applier: beginning.applier,
+                applying: false,
+                tally: Tally::new(&beginning.voters, committed.index),
+                followers: followers
+                    .into_iter()
+                    .map(|peer| Follower { peer, told })
+                    .collect(),
+                under_way: 0,
+            }),
+            ended: watch::Sender::new(false),
+            group: beginning.group,
+        })
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.leader == self.node
+    }
+
+    /// Ends it: nothing is appended or applied any more. What was proposed and is not applied is
+    /// answered with "unknown".
+    pub(super) fn end(&self) {
+        let waiting = {
+            let mut state = self.state();
+            state.ended = true;
+            std::mem::take(&mut state.waiting)
+        };
+        self.ended.send_replace(true);
+        drop(waiting);
+    }
+
+    /// Whether everything is applied, and everybody who can be reached knows it.
+    pub(super) fn is_settled(&self) -> bool {
+        let state = self.state();
+        state.under_way == 0 && !state.applying && state.waiting.is_empty()
+    }
+
+    /// As leader, whether entries go to `node`, too.
+    pub(super) fn reaches(&self, node: NodeId) -> bool {
+        let state = self.state();
+        let mut followers = state.followers.iter();
+        followers.any(|follower| follower.peer.node() == node)
+    }
+
+    /// Appends a batch as leader and sends it off; given back once this has ended.
+    pub(super) fn propose(
+        self: &Arc<Self>,
+        batch: Bytes,
+        answer: Answer,
+    ) -> Result<Replication, (Bytes, Answer)> {
+        let mut state = self.state();
+        if state.ended || !self.leads() || state.waiting.len() >= WAITING_MAX {
+            return Err((batch, answer));
+        }
+        let id = storage::LogId {
+            term: self.term,
+            index: state.last.index + 1,
+        };
+        let entry = storage::Entry {
+            log_id: id,
+            payload: batch.clone(),
+        };
+        let request = SteadyRequest {
+            leader: self.node,
+            term: self.term,
+            prev: state.last,
+            commit: state.committed,
+            payloads: vec![batch],
+        };
+        let events = FuturesUnordered::new();
+        for (node, sent) in self.send(&mut state, &request) {
+            let holds = async move {
+                match sent.await {
+                    Ok(()) => Event::Holds(node, id.index),
+                    Err(error) => Event::Refused(node, error),
+                }
+            };
+            events.push(Box::pin(holds) as BoxFuture<'static, _>);
+        }
+        let (done, written) = completion();
+        self.group.append(vec![entry.clone()], done);
+        let node = self.node;
+        events.push(Box::pin(async move {
+            match written.wait().await {
+                Ok(()) => Event::Holds(node, id.index),
+                Err(_) => Event::StoreFailed,
+            }
+        }));
+        state.last = id;
+        state.waiting.push_back(Pending {
+            entry,
+            answer: Some(answer),
+        });
+        state.under_way += 1;
+        drop(state);
+        Ok(Replication {
+            steady: Arc::clone(self),
+            events,
+        })
+    }
+
+    /// Sends a request to all followers, in order of calls.
+    fn send(
+        &self,
+        state: &mut State,
+        request: &SteadyRequest,
+    ) -> Vec<(NodeId, impl Future<Output = Result<(), CallError>> + use<>)> {
+        let parts = wire::encode(self.group.id().0, request);
+        let send = |follower: &mut Follower| {
+            follower.told = request.commit.index;
+            let call =
+                follower
+                    .peer
+                    .call_parts(Kind::Steady.byte(), parts.clone(), APPEND_DEADLINE);
+            (follower.peer.node(), async move { call.await.map(drop) })
+        };
+        state.followers.iter_mut().map(send).collect()
+    }
+
+    /// Takes a leader's request as its follower: the entries are appended when this returns, and on
+    /// the disk when what it returns is. `None` if it does not simply follow.
+    pub(super) fn accept(self: &Arc<Self>, request: &SteadyRequest) -> Option<Option<Written>> {
+        let written = {
+            let mut state = self.state();
+            let follows = !state.ended
+                && !self.leads()
+                && (request.term, request.leader) == (self.term, self.leader)
+                && request.prev == state.last
+                && state.waiting.len() + request.payloads.len() <= WAITING_MAX;
+            if !follows {
+                return None;
+            }
+            let entries: Vec<_> = request.entries().collect();
+            if request.commit.index > state.committed.index {
+                state.committed = request.commit;
+            }
+            match entries.last().map(|entry| entry.log_id) {
+                None => None,
+                Some(last) => {
+                    let (done, written) = completion();
+                    self.group.append(entries.clone(), done);
+                    state.last = last;
+                    let pending = entries.into_iter().map(|entry| Pending {
+                        entry,
+                        answer: None,
+                    });
+                    state.waiting.extend(pending);
+                    Some(written)
+                }
+            }
+        };
+        self.settle();
+        Some(written)
+    }
+
+    /// Applies what is committed. A stretch at a time: the next one begins when the rows of the one
+    /// before can be read.
+    fn settle(self: &Arc<Self>) {
+        let mut state = self.state();
+        let State {
+            ended: false,
+            applying: false,
+            committed,
+            waiting,
+            applier,
+            ..
+        } = &mut *state
+        else {
+            return;
+        };
+        let is_due = |pending: &&Pending| pending.entry.log_id.index <= committed.index;
+        let due = waiting
+            .iter()
+            .take(ENTRIES_PER_WRITE_MAX)
+            .take_while(is_due);
+        let due = due.count();
+        let due: io::Result<Vec<_>> = waiting
+            .drain(..due)
+            .map(|pending| Ok((types::entry(pending.entry)?, pending.answer)))
+            .collect();
+        // Under the lock: whoever ends this must find in the store whatever was told to anybody.
+        let written = match due.and_then(|due| applier.apply_some(due)) {
+            Ok(Some(written)) => written,
+            Ok(None) => return,
+            Err(error) => {
+                // What it would answer from here on cannot be trusted.
+                tracing::error!(group = self.group.id().0, %error, "a replica has failed; this node stops");
+                edge::end_process(storage::EXIT_CODE_FATAL);
+                return;
+            }
+        };
+        state.applying = true;
+        drop(state);
+        let steady = Arc::clone(self);
+        tokio::spawn(async move {
+            // A store that failed stops the node by itself.
+            if written.wait().await.is_err() {
+                return;
+            }
+            {
+                let mut state = steady.state();
+                state.applying = false;
+                state.applier.publish_progress();
+            }
+            steady.purge();
+            steady.settle();
+        });
+    }
+
+    /// Shortens the log once it holds much more than it should.
+    fn purge(&self) {
+        let purged = self.group.log_state().purged.map_or(0, |id| id.index);
+        let Some(applied) = self.group.applied().map(|id| id.index) else {
+            return;
+        };
+        if applied.saturating_sub(purged) < self.keep.entries.saturating_add(self.keep.slack) {
+            return;
+        }
+        let upto = applied - self.keep.entries;
+        // An entry that cannot be read is found when it is needed, and ends the node there.
+        let found = self.group.entries(upto..upto + 1, 0).unwrap_or_default();
+        if let Some(entry) = found.first() {
+            self.group.purge(entry.log_id, Box::new(|_| {}));
+        }
+    }
+
+    fn holds(&self, node: NodeId, index: u64) {
+        let mut state = self.state();
+        state.tally.holds(node, index);
+        // What this term's leader commits is in this term.
+        if state.tally.committed() > state.committed.index {
+            state.committed = storage::LogId {
+                term: self.term,
+                index: state.tally.committed(),
+            };
+        }
+    }
+
+    /// Tells those followers what is committed that have not been told with an entry.
+    fn tell(&self) -> Vec<(NodeId, impl Future<Output = Result<(), CallError>> + use<>)> {
+        let mut state = self.state();
+        let committed = state.committed;
+        let is_behind = |follower: &Follower| follower.told < committed.index;
+        if state.ended || !state.followers.iter().any(is_behind) {
+            return Vec::new();
+        }
+        let request = SteadyRequest {
+            leader: self.node,
+            term: self.term,
+            prev: state.last,
+            commit: committed,
+            payloads: Vec::new(),
+        };
+        self.send(&mut state, &request)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| {
+            // The state machine panicked amid an entry: what is left of it must not be used.
+            tracing::error!(
+                group = self.group.id().0,
+                "a replica has failed; this node stops"
+            );
+            edge::end_process(storage::EXIT_CODE_FATAL);
+            poisoned.into_inner()
+        })
+    }
+}
+
+impl Replication {
+    /// Resolves when all followers have answered, or with the first trouble.
+    pub(super) async fn run(mut self) -> Result<(), Trouble> {
+        let steady = Arc::clone(&self.steady);
+        let mut ended = steady.ended.subscribe();
+        loop {
+            let event = tokio::select! {
+                biased;
+                _ = ended.wait_for(|ended| *ended) => return Ok(()),
+                event = self.events.next() => event,
+            };
+            match event {
+                None => return Ok(()),
+                Some(Event::Holds(node, index)) => {
+                    steady.holds(node, index);
+                    steady.settle();
+                    for (node, told) in steady.tell() {
+                        let knows = async move {
+                            match told.await {
+                                Ok(()) => Event::Knows,
+                                Err(error) => Event::Refused(node, error),
+                            }
+                        };
+                        self.events.push(Box::pin(knows));
+                    }
+                }
+                Some(Event::Knows) => {}
+                // The store ends the node by itself.
+                Some(Event::StoreFailed) => return Ok(()),
+                Some(Event::Refused(node, error)) => {
+                    let group = steady.group.id().0;
+                    tracing::debug!(group, node, %error, "a follower does not simply follow");
+                    return Err(Trouble);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Replication {
+    fn drop(&mut self) {
+        self.steady.state().under_way -= 1;
+    }
+}
+
+/// Most entries that a replica reads into memory when it is opened; one with more to apply leaves
+/// that to openraft.
+pub(super) const UNAPPLIED_MAX: u64 = 256;
+
+/// How long a read waits for entries that should be on their way before it has the leader send them
+/// again.
+pub(crate) const OVERDUE_AFTER: Duration = Duration::from_millis(40);
