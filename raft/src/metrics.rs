@@ -23,6 +23,11 @@ pub(crate) fn gather(shared: &Arc<Shared>, open: &[Arc<Group>]) -> Metrics {
         .iter()
         .filter(|group| group.status().leader == Some(shared.node()))
         .count();
+    let steady = open
+        .iter()
+        .filter_map(|group| group.open_replica())
+        .filter(|replica| replica.consensus.is_steady())
+        .count();
     let mut values = Vec::new();
     let mut put =
         |name, help, counter, value: u64| values.push((name, help, counter, value as f64));
@@ -85,6 +90,12 @@ pub(crate) fn gather(shared: &Arc<Shared>, open: &[Arc<Group>]) -> Metrics {
         "Raft groups with an open replica.",
         false,
         open.len() as u64,
+    );
+    put(
+        "groups_steady",
+        "Raft groups with an open replica that replicates without openraft.",
+        false,
+        steady as u64,
     );
     put(
         "groups_woken_total",

@@ -239,12 +239,8 @@ impl Consensus {
 
     /// As a steady leader, the voters that it does not send entries to.
     pub(crate) fn left_out(&self) -> Vec<NodeId> {
-        let Some(steady) = self.engine.leading() else {
-            return Vec::new();
-        };
-        let others = self.engine.voters.iter().copied();
-        let others = others.filter(|node| *node != self.knowledge.node);
-        others.filter(|node| !steady.reaches(*node)).collect()
+        let steady = self.engine.leading();
+        steady.map(|steady| steady.left_out()).unwrap_or_default()
     }
 
     /// Writes the first membership into an empty replica. Every replica may do so by itself: the
@@ -336,11 +332,15 @@ impl Consensus {
         })
     }
 
-    /// Whether all of its log is applied, and nothing is under way.
+    /// Whether all of its log is applied.
     pub(crate) fn is_settled(&self) -> bool {
-        let steady = self.engine.steady.as_ref().filter(|_| self.is_steady());
         self.group().log_state().last == self.group().applied()
-            && steady.is_none_or(|steady| steady.is_settled())
+    }
+
+    /// Whether it replicates without openraft, and nothing is under way.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let steady = self.engine.steady.as_ref().filter(|_| self.is_steady());
+        steady.is_some_and(|steady| steady.is_at_rest())
     }
 
     /// Tells the followers at once what is committed.
@@ -769,14 +769,13 @@ fn begin_steady(
         return Ok(None);
     };
     let others = voters.iter().filter(|node| **node != options.node);
-    let followers = others.filter_map(|node| peer(*node)).filter(Peer::is_up);
     Ok(Some(Steady::begin(Beginning {
         group: group.clone(),
         node: options.node,
         term: vote.term,
         leader: vote.node,
         voters: voters.to_vec(),
-        followers: followers.collect(),
+        peers: others.filter_map(|node| peer(*node)).collect(),
         applier,
         last,
         applied,

@@ -45,9 +45,9 @@ pub(crate) enum Role {
     Leader { settled: bool, level: bool },
     /// Since the last word of a leader that is alive.
     Follower { silent: Duration },
-    /// It replicates without openraft, so that nothing wakes it but use. `settled`: all that was
-    /// begun has ended, and every follower that is up knows it.
-    Steady { settled: bool },
+    /// It replicates without openraft, so that nothing wakes it but use. `at_rest`: all that it began
+    /// has ended, and every follower that is up knows it.
+    Steady { at_rest: bool },
     /// Nobody is known to lead, or whoever did is dead.
     Leaderless,
 }
@@ -72,8 +72,8 @@ pub(crate) fn decide(rules: &Rules, facts: &Facts) -> Decision {
         return Decision::Stay;
     }
     match facts.role {
-        Role::Absent | Role::Steady { settled: true } => Decision::Close,
-        Role::Steady { settled: false } => Decision::Stay,
+        Role::Absent | Role::Steady { at_rest: true } => Decision::Close,
+        Role::Steady { at_rest: false } => Decision::Stay,
         Role::Leader { settled: false, .. } => Decision::Stay,
         Role::Leader { level: false, .. } => Decision::Ask,
         Role::Leader { .. } => Decision::Close,

@@ -33,7 +33,7 @@ const ASK_DEADLINE: Duration = Duration::from_secs(1);
 /// Groups that close at the same time.
 const CLOSINGS_AT_ONCE_MAX: usize = 256;
 /// How long a settled group that openraft runs may be idle, at most.
-const ELECTIVE_IDLE_MAX: Duration = Duration::from_secs(1);
+const ELECTIVE_IDLE_MAX: Duration = Duration::from_millis(250);
 
 /// Runs until the node stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -111,7 +111,7 @@ impl Sweep<'_> {
         let role = match group.open_replica() {
             None => Role::Absent,
             Some(replica) if replica.consensus.is_steady() => Role::Steady {
-                settled: replica.consensus.is_settled(),
+                at_rest: replica.consensus.is_at_rest(),
             },
             Some(replica) => match replica.consensus.leader().leader {
                 Some(leader) if leader == self.shared.node() => Role::Leader {

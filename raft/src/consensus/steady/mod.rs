@@ -89,8 +89,8 @@ pub(super) struct Beginning {
     pub(super) term: u64,
     pub(super) leader: NodeId,
     pub(super) voters: Vec<NodeId>,
-    /// All but this node that can be reached.
-    pub(super) followers: Vec<Peer>,
+    /// All of them but this node.
+    pub(super) peers: Vec<Peer>,
     pub(super) applier: Applier,
     /// The end of the log, and up to where it is applied.
     pub(super) last: storage::LogId,
@@ -130,6 +130,8 @@ struct State {
     applying: bool,
     tally: Tally,
     followers: Vec<Follower>,
+    /// Those that could not be reached when this began. They miss what is appended now.
+    left_out: Vec<Peer>,
     /// Requests that have not been answered by everybody.
     under_way: usize,
 }
@@ -167,10 +169,11 @@ pub(super) struct Trouble;
 
 impl Steady {
     pub(super) fn begin(beginning: Beginning) -> Arc<Steady> {
-        let followers = match beginning.leader == beginning.node {
-            true => beginning.followers,
+        let peers = match beginning.leader == beginning.node {
+            true => beginning.peers,
             false => Vec::new(),
         };
+        let (followers, left_out): (Vec<_>, Vec<_>) = peers.into_iter().partition(Peer::is_up);
         let committed = beginning.applied;
         let told = committed.index;
         let pending = beginning.unapplied.into_iter();
@@ -196,6 +199,7 @@ impl Steady {
                     .into_iter()
                     .map(|peer| Follower { peer, told })
                     .collect(),
+                left_out,
                 under_way: 0,
             }),
             ended: watch::Sender::new(false),
@@ -219,27 +223,29 @@ impl Steady {
         drop(waiting);
     }
 
-    /// Whether everything is applied, and everybody who can be reached knows it.
-    pub(super) fn is_settled(&self) -> bool {
+    /// Whether nothing is under way, here or to others. A follower may wait for the word that the end
+    /// of its log is committed; whoever has it for it opens it again.
+    pub(super) fn is_at_rest(&self) -> bool {
         let state = self.state();
-        state.under_way == 0 && !state.applying && state.waiting.is_empty()
+        let is_done = !self.leads() || state.waiting.is_empty();
+        state.under_way == 0 && !state.applying && is_done
     }
 
-    /// As leader, whether entries go to `node`, too.
-    pub(super) fn reaches(&self, node: NodeId) -> bool {
-        let state = self.state();
-        let mut followers = state.followers.iter();
-        followers.any(|follower| follower.peer.node() == node)
+    /// As leader, the voters that it does not send entries to.
+    pub(super) fn left_out(&self) -> Vec<NodeId> {
+        self.state().left_out.iter().map(Peer::node).collect()
     }
 
-    /// Appends a batch as leader and sends it off; given back once this has ended.
+    /// Appends a batch as leader and sends it off. Given back if that is for openraft to do: this has
+    /// ended, or a node is back that is behind.
     pub(super) fn propose(
         self: &Arc<Self>,
         batch: Bytes,
         answer: Answer,
     ) -> Result<Replication, (Bytes, Answer)> {
         let mut state = self.state();
-        if state.ended || !self.leads() || state.waiting.len() >= WAITING_MAX {
+        let is_back = state.left_out.iter().any(Peer::is_up);
+        if state.ended || !self.leads() || is_back || state.waiting.len() >= WAITING_MAX {
             return Err((batch, answer));
         }
         let id = storage::LogId {
