@@ -116,7 +116,12 @@ mod tests {
             post("again", Some("k")),
             post("", None),
         ];
-        let part = encode_part(3, 1, &posts).unwrap();
+        // As a node names its sessions: a time, a waking and a random number.
+        let session = |node| crate::machine::SessionId {
+            node,
+            sequence: 1_700_000_000_000 << 64 | 7 << 32 | 0x0102_0304,
+        };
+        let part = encode_part(session(3), 1, &posts).unwrap();
         let batch = Batch::concat(1_700_000_000_000, &[part.clone(), part]).unwrap();
         let directory = [
             directory::Command::SetNodes {
@@ -133,7 +138,7 @@ mod tests {
                 name: "channel",
             },
         ];
-        let part = encode_part(4, 1, &directory).unwrap();
+        let part = encode_part(session(4), 1, &directory).unwrap();
         let nodes = Batch::concat(1_700_000_000_000, &[part]).unwrap();
         let of_kind = |kind: u8, batch: &[u8]| [&[kind][..], batch].concat();
         corpus::keep(

@@ -33,6 +33,7 @@ mod recovery;
 mod remote;
 mod room;
 mod rows;
+mod sequence;
 mod service;
 mod shared;
 #[cfg(feature = "sim")]

@@ -50,6 +50,7 @@ use crate::remote;
 use crate::remote::ReadRequest;
 use crate::remote::StatusAnswer;
 use crate::room;
+use crate::sequence::Sequences;
 use crate::service::PeerService;
 use crate::shared::Shared;
 use crate::state_hash;
@@ -111,12 +112,13 @@ impl Node {
         stored.free_bytes_min = options.free_bytes_min;
         let store = Store::open(stored)?;
         let recovery = Recovery::load(&store).map_err(storage_error)?;
+        let sequences = Sequences::begin(&store).map_err(storage_error)?;
         let disk = transport::Disk {
             identity: store.identity(),
             incarnation: recovery.incarnation(),
         };
         let links = transport_config(&options, disk);
-        let shared = Shared::new(options, store, recovery, delivery);
+        let shared = Shared::new(options, store, recovery, sequences, delivery);
         let service = Arc::new(PeerService::new(Arc::clone(&shared)));
         shared.set_transport(Transport::start(links, service).await?);
         let node = Node { shared };

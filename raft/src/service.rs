@@ -85,7 +85,7 @@ impl PeerService {
                 let group = self.shared.group(GroupId(group));
                 group.append(Append::Steady(request), reply);
             }
-            Kind::Submit => self.submit(body, reply),
+            Kind::Submit => self.submit(from, body, reply),
             Kind::Ephemeral => {
                 let mut event = body;
                 if event.len() >= 16 {
@@ -133,13 +133,13 @@ impl PeerService {
         Ok(())
     }
 
-    fn submit(&self, mut body: Bytes, reply: Reply) {
+    fn submit(&self, from: NodeId, mut body: Bytes, reply: Reply) {
         if body.len() < 8 {
             return reply.refuse("a part without a group");
         }
         let group = GroupId(body.get_u64_le());
-        if let Err(error) = Part::peek(&body) {
-            return reply.refuse(&error.to_string());
+        if let Err(why) = is_part_of(from, &body) {
+            return reply.refuse(&why);
         }
         let group = self.shared.group(group);
         if !room::for_writes(&group) {
@@ -148,6 +148,16 @@ impl PeerService {
         group.touch();
         wake(&group);
         group.lane().part(body, reply);
+    }
+}
+
+/// A node sends its own parts only. So the sessions that a group remembers are those of members, and
+/// none of them ends another's.
+fn is_part_of(node: NodeId, bytes: &Bytes) -> Result<(), String> {
+    match Part::peek(bytes) {
+        Ok(header) if header.session.node == node => Ok(()),
+        Ok(_) => Err("a part of another node's session".into()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -447,5 +457,24 @@ impl Service for PeerService {
                 tokio::spawn(failover::replace_leader(group, node));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::SessionId;
+    use crate::machine::encode_part;
+
+    #[test]
+    fn a_node_sends_parts_of_its_own_sessions_only() {
+        let session = SessionId {
+            node: 2,
+            sequence: 1,
+        };
+        let part = encode_part(session, 1, &["a command"]).unwrap();
+        assert_eq!(is_part_of(2, &part), Ok(()));
+        assert!(is_part_of(1, &part).is_err());
+        assert!(is_part_of(2, &part.slice(1..)).is_err());
     }
 }

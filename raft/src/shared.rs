@@ -26,6 +26,7 @@ use crate::group::registry::Registry;
 use crate::hibernation::Lagging;
 use crate::recovery::Recovery;
 use crate::room::Shortage;
+use crate::sequence::Sequences;
 use crate::transport::NodeId;
 use crate::transport::Peer;
 use crate::transport::Transport;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     /// Permits for elections that this node stands for.
     pub(crate) campaigns: Semaphore,
     pub(crate) recovery: Recovery,
+    /// Of the sessions that this node opens, in all groups.
+    pub(crate) sequences: Arc<Sequences>,
     pub(crate) shortage: Shortage,
     /// Hashing a state reads all of it, so few do so at a time.
     pub(crate) hashing: Arc<Semaphore>,
@@ -70,6 +73,7 @@ impl Shared {
         options: NodeOptions,
         store: Store,
         recovery: Recovery,
+        sequences: Sequences,
         delivery: Arc<dyn Delivery>,
     ) -> Arc<Shared> {
         let consensus = ConsensusOptions {
@@ -88,6 +92,7 @@ impl Shared {
             draining: watch::Sender::new(false),
             campaigns: Semaphore::new(failover::CAMPAIGNS_MAX),
             recovery,
+            sequences: Arc::new(sequences),
             shortage: Shortage::default(),
             hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
             openings: Semaphore::new(OPENINGS_AT_ONCE_MAX),

@@ -44,6 +44,7 @@ use crate::machine::Batch;
 use crate::machine::Committed;
 use crate::machine::Kind;
 use crate::machine::Post;
+use crate::machine::SessionId;
 use crate::machine::channel::Command;
 use crate::machine::encode_part;
 
@@ -234,7 +235,11 @@ async fn a_snapshot_moves_the_head_before_it_is_progress() {
         expected_head: None,
         reply_to: None,
     });
-    let part = encode_part(1, 1, &[post]).unwrap();
+    let session = SessionId {
+        node: 1,
+        sequence: 1,
+    };
+    let part = encode_part(session, 1, &[post]).unwrap();
     let entry = Entry {
         log_id: types::log_id(storage::LogId { term: 1, index: 0 }),
         payload: EntryPayload::Normal(BatchBytes(Batch::concat(5, &[part]).unwrap())),

@@ -7,7 +7,7 @@ use uuid::Uuid;
 pub(crate) use tokio::net::TcpListener;
 pub(crate) use tokio::net::TcpStream;
 
-/// Any number, for session ids and jitter.
+/// Any number, for the salt of sessions and for jitter.
 pub(crate) fn random() -> u64 {
     rand::random()
 }

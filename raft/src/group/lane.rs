@@ -37,7 +37,6 @@ use crate::clock;
 use crate::consensus::LeaderChanges;
 use crate::consensus::Proposal;
 use crate::consensus::ProposeError;
-use crate::edge;
 use crate::failover;
 use crate::machine::BATCH_BYTES_MAX;
 use crate::machine::BatchBuilder;
@@ -47,7 +46,10 @@ use crate::machine::EncodedCommand;
 use crate::machine::PART_BYTES_MAX;
 use crate::machine::PART_LENGTH_BYTES;
 use crate::machine::PARTS_MAX;
+use crate::machine::SessionId;
 use crate::peers::Kind;
+use crate::sequence::Sequences;
+use crate::shared::Shared;
 use crate::transport::Call;
 use crate::transport::CallError;
 use crate::transport::NodeId;
@@ -190,11 +192,11 @@ impl Drop for Place {
     clippy::disallowed_methods,
     reason = "what waits is counted and bounded by `Waiting`"
 )]
-pub(crate) fn start(
-    group: std::sync::Weak<Group>,
-    store: Store,
-    stopping: tokio::sync::watch::Receiver<bool>,
-) -> LaneHandle {
+pub(crate) fn start(group: std::sync::Weak<Group>, shared: &Shared) -> LaneHandle {
+    let session = SessionId {
+        node: shared.node(),
+        sequence: shared.sequences.above(0),
+    };
     let (sender, receiver) = mpsc::unbounded_channel();
     let handle = LaneHandle {
         messages: sender.clone(),
@@ -204,7 +206,7 @@ pub(crate) fn start(
         group,
         messages: receiver,
         to_self: sender.downgrade(),
-        outbox: Outbox::new(edge::random()),
+        outbox: Outbox::new(session),
         parts: VecDeque::new(),
         calls: FuturesUnordered::new(),
         proposals: 0,
@@ -212,13 +214,14 @@ pub(crate) fn start(
         leader_changes: None,
         hint: None,
         turn: 0,
-        store,
+        store: shared.store.clone(),
+        sequences: Arc::clone(&shared.sequences),
         held: false,
         sent_to: None,
         pause: PAUSE_MIN,
         resume_at: None,
     };
-    tokio::spawn(lane.run(stopping));
+    tokio::spawn(lane.run(shared.stopping.subscribe()));
     handle
 }
 
@@ -240,6 +243,7 @@ struct Lane {
     /// Which of the replicas to try, where nobody is known to lead.
     turn: usize,
     store: Store,
+    sequences: Arc<Sequences>,
     /// So much waits for this node's disk that nothing more is proposed for now.
     held: bool,
     /// Whom the parts under way were sent to.
@@ -491,7 +495,8 @@ impl Lane {
         if matches!(settlement, Settlement::Outcomes(_)) {
             self.pause = PAUSE_MIN;
         }
-        let answers = self.outbox.settle(ticket, settlement, edge::random());
+        let above = |newest| self.sequences.above(newest);
+        let answers = self.outbox.settle(ticket, settlement, above);
         self.answer(answers);
     }
 
@@ -516,7 +521,8 @@ impl Lane {
             let visitor = self.parts.pop_front().expect("there is a front");
             visitor.reply.ok(Submitted::NotLeader(None).encode());
         }
-        let answers = self.outbox.expire(now, edge::random());
+        let above = |newest| self.sequences.above(newest);
+        let answers = self.outbox.expire(now, above);
         self.answer(answers);
     }
 

@@ -128,11 +128,7 @@ impl Group {
             record: OnceLock::new(),
             replica: OnceCell::new(),
             recovered: AtomicBool::new(is_marked_recovered(&shared, id)),
-            lane: lane::start(
-                Weak::clone(weak),
-                shared.store.clone(),
-                shared.stopping.subscribe(),
-            ),
+            lane: lane::start(Weak::clone(weak), &shared),
             appends: OnceLock::new(),
             appends_waiting: Arc::default(),
             standing: AtomicBool::new(false),

@@ -200,15 +200,20 @@ impl<'a> Batch<'a> {
 mod tests {
     use super::*;
     use crate::machine::{COMMANDS_PER_PART_MAX, PART_BYTES_MAX, PartBuilder, encode_part};
-    use crate::machine::{EncodedCommand, PART_HEADER_BYTES};
+    use crate::machine::{EncodedCommand, PART_HEADER_BYTES, SessionId};
     use proptest::prelude::*;
+
+    const SESSION: SessionId = SessionId {
+        node: 7,
+        sequence: 1,
+    };
 
     #[test]
     fn golden() {
-        let part = encode_part(7, 1, &["a"]).unwrap();
+        let part = encode_part(SESSION, 1, &["a"]).unwrap();
         let batch = Batch::concat(0x0102, &[part.clone(), part.clone()]).unwrap();
         let header = [1, 2, 1, 0, 0, 0, 0, 0, 0, 2, 0];
-        let length = [21, 0, 0, 0];
+        let length = [37, 0, 0, 0];
         let expected: [&[u8]; 5] = [&header, &length, &part, &length, &part];
         assert_eq!(batch, expected.concat());
         assert_eq!(header.len(), BATCH_HEADER_BYTES);
@@ -218,7 +223,7 @@ mod tests {
     /// A part of exactly this many bytes.
     fn part_of(bytes: usize) -> Bytes {
         let text = "x".repeat(bytes - PART_HEADER_BYTES - 5);
-        let mut part = PartBuilder::new(1, 1);
+        let mut part = PartBuilder::new(SESSION, 1);
         part.push(&EncodedCommand::new(&text)).unwrap();
         let part = part.finish().unwrap();
         assert_eq!(part.len(), bytes);
@@ -244,7 +249,7 @@ mod tests {
     #[test]
     fn bounds_on_counts() {
         assert_eq!(Batch::concat(0, &[]), Err(BatchError::Empty));
-        let one = encode_part(1, 1, &[0_u8]).unwrap();
+        let one = encode_part(SESSION, 1, &[0_u8]).unwrap();
         let most = vec![one.clone(); PARTS_MAX];
         assert_eq!(
             Batch::read(&Batch::concat(0, &most).unwrap())
@@ -257,7 +262,7 @@ mod tests {
             Err(BatchError::Full)
         );
 
-        let full = encode_part(1, 1, &vec![0_u8; COMMANDS_PER_PART_MAX]).unwrap();
+        let full = encode_part(SESSION, 1, &vec![0_u8; COMMANDS_PER_PART_MAX]).unwrap();
         let most = vec![full.clone(); COMMANDS_PER_BATCH_MAX / COMMANDS_PER_PART_MAX];
         let batch = Batch::concat(0, &most).unwrap();
         assert_eq!(Batch::read(&batch).unwrap().slots(), COMMANDS_PER_BATCH_MAX);
@@ -274,7 +279,7 @@ mod tests {
     #[test]
     fn headers_that_lie_cannot_claim_more_than_a_batch() {
         // Full parts by their headers, but without any commands in them.
-        let full = encode_part(1, 1, &vec![0_u8; COMMANDS_PER_PART_MAX]).unwrap();
+        let full = encode_part(SESSION, 1, &vec![0_u8; COMMANDS_PER_PART_MAX]).unwrap();
         let lie = full.slice(..PART_HEADER_BYTES);
         let most = vec![lie.clone(); COMMANDS_PER_BATCH_MAX / COMMANDS_PER_PART_MAX];
         let batch = Batch::concat(0, &most).unwrap();
@@ -289,11 +294,14 @@ mod tests {
     proptest! {
         #[test]
         fn round_trip(timestamp_ms: u64, parts in proptest::collection::vec(
-            (any::<u64>(), 1..1000_u64, proptest::collection::vec(any::<u64>(), 1..5)), 1..10)
+            (1..=u128::MAX, 1..1000_u64, proptest::collection::vec(any::<u64>(), 1..5)), 1..10)
         ) {
             let encoded: Vec<_> = parts
                 .iter()
-                .map(|(session, first, commands)| encode_part(*session, *first, commands).unwrap())
+                .map(|(sequence, first, commands)| {
+                    let session = SessionId { node: 7, sequence: *sequence };
+                    encode_part(session, *first, commands).unwrap()
+                })
                 .collect();
             let payload = Batch::concat(timestamp_ms, &encoded).unwrap();
             let batch = Batch::read(&payload).unwrap();

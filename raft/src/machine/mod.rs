@@ -52,9 +52,8 @@ pub use outcome::{Outcome, decode_outcomes, encode_outcomes};
 pub use overlay::Overlay;
 pub use part::{
     BatchError, COMMANDS_PER_PART_MAX, EncodedCommand, PART_BYTES_MAX, PART_HEADER_BYTES, Part,
-    PartBuilder, PartHeader, PartRef, encode_part,
+    PartBuilder, PartHeader, PartRef, SessionId, encode_part,
 };
-pub use session::SESSIONS_MAX;
 pub use text::Text;
 
 /// Rows read by [`digest`] at a time.
@@ -200,7 +199,7 @@ impl Machine {
         payload: &Bytes,
     ) -> Result<Applied, MachineError> {
         match self {
-            Self::Directory(machine) => machine.apply(overlay, log_index, payload),
+            Self::Directory(machine) => machine.apply(overlay, payload),
             Self::Channel(machine) => machine.apply(overlay, log_index, payload),
         }
     }

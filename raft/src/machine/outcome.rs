@@ -12,7 +12,8 @@ use bytes::Bytes;
 use super::codec::{self, DecodeError};
 use super::directory::{Channel, Server};
 
-const OUTCOMES_VERSION: u8 = 1;
+/// 2 says which session is the newest.
+const OUTCOMES_VERSION: u8 = 2;
 
 /// What became of one command. New kinds are added at the end, because the
 /// position is what is encoded.
@@ -55,12 +56,17 @@ pub enum Outcome {
         /// Counter of the command that the session must send next.
         next: u64,
     },
-    /// Not taken: the session is unknown or was forgotten. Open a new one,
-    /// from counter 1.
-    SessionUnknown,
+    /// Not taken: the session is not open, or a newer one of the same node is,
+    /// and then nothing of this one is ever taken any more. Open a new one, above
+    /// the newest, from counter 1.
+    SessionUnknown {
+        /// Sequence of the newest session of that node, 0 if there is none.
+        newest: u128,
+    },
     /// Refused: it could not be decoded, or passes a bound. A part is decoded
     /// whole or not at all. The command's turn in its session is used up, so
-    /// that one bad part cannot block the session for ever.
+    /// that one bad part cannot block the session for ever; unless the session
+    /// would be that of one node too many, and is not opened.
     Malformed,
 }
 
@@ -121,7 +127,7 @@ mod tests {
             Just(Outcome::Done),
             Just(Outcome::Repeated),
             any::<u64>().prop_map(|next| Outcome::OutOfTurn { next }),
-            Just(Outcome::SessionUnknown),
+            any::<u128>().prop_map(|newest| Outcome::SessionUnknown { newest }),
             Just(Outcome::Malformed),
         ]
     }
@@ -129,7 +135,7 @@ mod tests {
     #[test]
     fn golden() {
         let check = |outcome: Outcome, expected: &[u8]| {
-            let expected = [&[1, 1][..], expected].concat();
+            let expected = [&[2, 1][..], expected].concat();
             assert_eq!(
                 encode_outcomes(std::slice::from_ref(&outcome)),
                 expected,
@@ -171,7 +177,7 @@ mod tests {
         check(Outcome::Done, &[7]);
         check(Outcome::Repeated, &[8]);
         check(Outcome::OutOfTurn { next: 2 }, &[9, 2]);
-        check(Outcome::SessionUnknown, &[10]);
+        check(Outcome::SessionUnknown { newest: 300 }, &[10, 251, 44, 1]);
         check(Outcome::Malformed, &[11]);
     }
 

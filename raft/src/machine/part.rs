@@ -4,7 +4,8 @@
 //! can judge and join parts without decoding a command.
 //!
 //! ```text
-//! part   version u8 | session u64 LE | first u64 LE | command count u16 LE | command*
+//! part   version u8 | session | first u64 LE | command count u16 LE | command*
+//! session  node u64 LE | sequence u128 LE
 //! ```
 //!
 //! Invariants: every part that can be built can be read, and the other way
@@ -23,9 +24,10 @@ pub const PART_BYTES_MAX: usize = 1 << 20;
 /// Most commands in a part.
 pub const COMMANDS_PER_PART_MAX: usize = 4096;
 /// Bytes in front of a part's commands.
-pub const PART_HEADER_BYTES: usize = 1 + 8 + 8 + 2;
+pub const PART_HEADER_BYTES: usize = 1 + 8 + 16 + 8 + 2;
 
-const PART_VERSION: u8 = 1;
+/// 2 names a session by node and sequence.
+const PART_VERSION: u8 = 2;
 
 /// Why a part or a batch could not be written or read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -63,11 +65,20 @@ impl EncodedCommand {
     }
 }
 
+/// Names a session of the whole cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionId {
+    /// The node whose outbox it is.
+    pub node: u64,
+    /// Which of that node's sessions, from 1: a later one has a higher number.
+    pub sequence: u128,
+}
+
 /// What a part says about itself without its commands being decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartHeader {
     /// The session that it comes from.
-    pub session: u64,
+    pub session: SessionId,
     /// Counter of its first command in that session, from 1.
     pub first: u64,
     /// How many commands follow, 1 to [`COMMANDS_PER_PART_MAX`].
@@ -87,15 +98,20 @@ impl PartHeader {
             return Err(BatchError::TooLarge);
         }
         let (version, rest) = split::<1>(part).ok_or(BatchError::Malformed)?;
-        let (session, rest) = split::<8>(rest).ok_or(BatchError::Malformed)?;
+        let (node, rest) = split::<8>(rest).ok_or(BatchError::Malformed)?;
+        let (sequence, rest) = split::<16>(rest).ok_or(BatchError::Malformed)?;
         let (first, rest) = split::<8>(rest).ok_or(BatchError::Malformed)?;
         let (count, rest) = split::<2>(rest).ok_or(BatchError::Malformed)?;
         let header = Self {
-            session: u64::from_le_bytes(session),
+            session: SessionId {
+                node: u64::from_le_bytes(node),
+                sequence: u128::from_le_bytes(sequence),
+            },
             first: u64::from_le_bytes(first),
             count: u16::from_le_bytes(count),
         };
-        let countable = (1..=COMMANDS_PER_PART_MAX).contains(&usize::from(header.count))
+        let countable = header.session.sequence >= 1
+            && (1..=COMMANDS_PER_PART_MAX).contains(&usize::from(header.count))
             && header.first >= 1
             && header.first.checked_add(u64::from(header.count)).is_some();
         if version != [PART_VERSION] || !countable {
@@ -129,7 +145,7 @@ pub struct PartBuilder {
 impl PartBuilder {
     /// Begins a part whose first command is number `first` of `session`.
     #[must_use]
-    pub fn new(session: u64, first: u64) -> Self {
+    pub fn new(session: SessionId, first: u64) -> Self {
         Self {
             header: PartHeader {
                 session,
@@ -183,15 +199,16 @@ impl PartBuilder {
     ///
     /// # Errors
     /// [`BatchError::Empty`] without a command, [`BatchError::Malformed`] when
-    /// `first` was 0 or the counters would overflow: both are refused by every
-    /// replica, so they are refused here already.
+    /// `first` or the sequence was 0 or the counters would overflow: all of them
+    /// are refused by every replica, so they are refused here already.
     pub fn finish(self) -> Result<Bytes, BatchError> {
         if self.is_empty() {
             return Err(BatchError::Empty);
         }
         let mut part = BytesMut::with_capacity(self.bytes_len());
         part.put_u8(PART_VERSION);
-        part.put_u64_le(self.header.session);
+        part.put_u64_le(self.header.session.node);
+        part.put_u128_le(self.header.session.sequence);
         part.put_u64_le(self.header.first);
         part.put_u16_le(self.header.count);
         part.extend_from_slice(&self.commands);
@@ -205,7 +222,7 @@ impl PartBuilder {
 /// # Errors
 /// As [`PartBuilder::push`] and [`PartBuilder::finish`].
 pub fn encode_part<C: bincode::Encode>(
-    session: u64,
+    session: SessionId,
     first: u64,
     commands: &[C],
 ) -> Result<Bytes, BatchError> {
@@ -279,6 +296,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const SESSION: SessionId = SessionId {
+        node: 1,
+        sequence: 1,
+    };
+
     /// A command of exactly this many encoded bytes.
     fn command(bytes: usize) -> EncodedCommand {
         EncodedCommand(vec![0; bytes].into())
@@ -286,15 +308,22 @@ mod tests {
 
     #[test]
     fn golden() {
-        let part = encode_part(0x0102, 3, &["a", "bc"]).unwrap();
-        let header = [1, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0];
+        let session = SessionId {
+            node: 0x0102,
+            sequence: 0x0304 << 64 | 5,
+        };
+        let part = encode_part(session, 3, &["a", "bc"]).unwrap();
+        let node = [2, 1, 0, 0, 0, 0, 0, 0];
+        let sequence = [5, 0, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0];
+        let rest = [3, 0, 0, 0, 0, 0, 0, 0, 2, 0];
+        let header = [&[2], &node[..], &sequence, &rest].concat();
         assert_eq!(part, [&header[..], b"\x01a\x02bc"].concat());
         assert_eq!(header.len(), PART_HEADER_BYTES);
     }
 
     #[test]
     fn bounds() {
-        let mut part = PartBuilder::new(1, 1);
+        let mut part = PartBuilder::new(SESSION, 1);
         assert_eq!(
             part.push(&command(PART_BYTES_MAX)),
             Err(BatchError::TooLarge)
@@ -306,7 +335,7 @@ mod tests {
         assert_eq!(part.bytes_len(), PART_BYTES_MAX);
         assert!(Part::peek(&part.finish().unwrap()).is_ok());
 
-        let mut part = PartBuilder::new(1, 1);
+        let mut part = PartBuilder::new(SESSION, 1);
         for _ in 0..COMMANDS_PER_PART_MAX {
             part.push(&command(1)).unwrap();
         }
@@ -316,22 +345,31 @@ mod tests {
 
         let large = vec![0; PART_BYTES_MAX + 1];
         assert_eq!(Part::peek(&large.into()), Err(BatchError::TooLarge));
-        assert_eq!(PartBuilder::new(1, 1).finish(), Err(BatchError::Empty));
+        assert_eq!(
+            PartBuilder::new(SESSION, 1).finish(),
+            Err(BatchError::Empty)
+        );
     }
 
     #[test]
     fn counters_begin_at_one_and_do_not_overflow() {
         let malformed = Err(BatchError::Malformed);
-        assert_eq!(encode_part(1, 0, &["a"]), malformed);
-        assert_eq!(encode_part(1, u64::MAX, &["a"]), malformed);
-        assert_eq!(encode_part(1, u64::MAX - 1, &["a", "b"]), malformed);
-        let part = encode_part(1, u64::MAX - 1, &["a"]).unwrap();
+        assert_eq!(encode_part(SESSION, 0, &["a"]), malformed);
+        let none = SessionId {
+            sequence: 0,
+            ..SESSION
+        };
+        assert_eq!(encode_part(none, 1, &["a"]), malformed);
+        assert_eq!(encode_part(SESSION, u64::MAX, &["a"]), malformed);
+        assert_eq!(encode_part(SESSION, u64::MAX - 1, &["a", "b"]), malformed);
+        let part = encode_part(SESSION, u64::MAX - 1, &["a"]).unwrap();
         assert_eq!(Part::peek(&part).unwrap().last(), u64::MAX - 1);
     }
 
     proptest! {
         #[test]
-        fn round_trip(session: u64, first in 1..u64::MAX / 2, texts in proptest::collection::vec(".{0,20}", 1..20)) {
+        fn round_trip(node: u64, sequence in 1..=u128::MAX, first in 1..u64::MAX / 2, texts in proptest::collection::vec(".{0,20}", 1..20)) {
+            let session = SessionId { node, sequence };
             let part = encode_part(session, first, &texts).unwrap();
             let count = texts.len() as u16;
             prop_assert_eq!(Part::peek(&part), Ok(PartHeader { session, first, count }));

@@ -3,7 +3,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | State | `01` | head |
-//! | State | `02` session u64 BE | session, see `session.rs` |
+//! | State | `02` node u64 BE | its newest session, see `session.rs` |
 //! | State | `03` scope (16 bytes) | remembered idempotency key |
 //! | State | `04` seq u64 BE | its scope and timestamp: keys in order of age |
 //! | Index | first seq u64 BE | index row |

@@ -144,17 +144,15 @@ impl ChannelMachine {
         let first_seq = head.seq + 1;
         let mut messages = Vec::with_capacity(batch.slots());
         let mut keys_added = 0;
-        let mut applied = self
-            .sessions
-            .take(overlay, log_index, &batch, |overlay, command| {
-                let Command::Post(post) = command;
-                keys_added += usize::from(post.key.is_some());
-                let outcome = decide(overlay, head, &post)?;
-                if is_accepted(&outcome) {
-                    messages.push(message(payload, head, &post));
-                }
-                Ok(outcome)
-            })?;
+        let mut applied = self.sessions.take(overlay, &batch, |overlay, command| {
+            let Command::Post(post) = command;
+            keys_added += usize::from(post.key.is_some());
+            let outcome = decide(overlay, head, &post)?;
+            if is_accepted(&outcome) {
+                messages.push(message(payload, head, &post));
+            }
+            Ok(outcome)
+        })?;
         window::forget(overlay, head, keys_added)?;
         let value = codec::encode_record(HEAD_VERSION, head);
         overlay.put(Table::State, keys::head(), value);

@@ -1,5 +1,6 @@
 //! The channel's machine against a simple model, and its window at its edges.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -10,7 +11,7 @@ use proptest::prelude::*;
 use super::window::{Expiry, Remembered};
 use super::*;
 use crate::machine::testing::{Replicas, Rows};
-use crate::machine::{Kind, Machine, encode_part};
+use crate::machine::{Kind, Machine, SessionId, encode_part};
 
 fn post<'a>(username: &'a str, body: &'a str) -> Post<'a> {
     Post {
@@ -24,8 +25,9 @@ fn post<'a>(username: &'a str, body: &'a str) -> Post<'a> {
 }
 
 /// One part from one session.
-fn payload(timestamp_ms: u64, session: u64, first: u64, posts: &[Post<'_>]) -> Bytes {
+fn payload(timestamp_ms: u64, node: u64, first: u64, posts: &[Post<'_>]) -> Bytes {
     let commands: Vec<_> = posts.iter().cloned().map(Command::Post).collect();
+    let session = SessionId { node, sequence: 1 };
     let part = encode_part(session, first, &commands).unwrap();
     Batch::concat(timestamp_ms, &[part]).unwrap()
 }
@@ -335,7 +337,9 @@ enum Sent {
 
 #[derive(Debug, Clone)]
 struct SentPart {
-    session: u64,
+    node: u64,
+    /// Of which session, from the newest of its node: more is a new one.
+    newer: i64,
     /// Where it begins, from what its session has done: 0 is its turn, less is
     /// a repetition, more comes too early.
     offset: i64,
@@ -390,14 +394,17 @@ fn sent() -> impl Strategy<Value = Sent> {
         1 => Just(Damage::NoHeader),
     ];
     let offset = prop_oneof![6 => Just(0_i64), 1 => -3..=2_i64];
+    let newer = prop_oneof![12 => Just(0_i64), 1 => -2..=2_i64];
     let part = (
         0..4_u64,
+        newer,
         offset,
         proptest::collection::vec(post, 1..5),
         damage,
     );
-    let part = part.prop_map(|(session, offset, posts, damage)| SentPart {
-        session,
+    let part = part.prop_map(|(node, newer, offset, posts, damage)| SentPart {
+        node,
+        newer,
         offset,
         posts,
         damage,
@@ -424,7 +431,8 @@ struct Model {
     clock_ms: u64,
     messages: Vec<Message>,
     keys: BTreeMap<(usize, usize), ModelKey>,
-    sessions: BTreeMap<u64, u64>,
+    /// The newest session of each node, and how far it is.
+    sessions: BTreeMap<u64, (u128, u64)>,
 }
 
 impl Model {
@@ -432,19 +440,42 @@ impl Model {
         self.messages.len() as u64
     }
 
+    fn newest(&self, part: &SentPart) -> (u128, u64) {
+        self.sessions.get(&part.node).copied().unwrap_or((0, 0))
+    }
+
+    fn session(&self, part: &SentPart) -> SessionId {
+        let sequence = self.newest(part).0.max(1) as i128 + i128::from(part.newer);
+        SessionId {
+            node: part.node,
+            sequence: sequence.max(1) as u128,
+        }
+    }
+
     fn first(&self, part: &SentPart) -> u64 {
-        let done = self.sessions.get(&part.session).copied().unwrap_or(0);
+        let (newest, done) = self.newest(part);
+        let is_newer = self.session(part).sequence > newest;
+        let done = if is_newer { 0 } else { done };
         (done as i64 + 1 + part.offset).max(1) as u64
     }
 
-    fn take(&mut self, part: &SentPart, first: u64, heads: u64) -> Vec<Outcome> {
+    fn take(
+        &mut self,
+        part: &SentPart,
+        session: SessionId,
+        first: u64,
+        heads: u64,
+    ) -> Vec<Outcome> {
         if part.damage == Damage::NoHeader {
             return vec![Outcome::Malformed];
         }
-        let done = match self.sessions.get(&part.session) {
-            Some(done) => *done,
-            None if first == 1 => 0,
-            None => return vec![Outcome::SessionUnknown; part.posts.len()],
+        let (newest, done) = self.newest(part);
+        let done = match session.sequence.cmp(&newest) {
+            Ordering::Equal => done,
+            Ordering::Greater if first == 1 => 0,
+            Ordering::Greater | Ordering::Less => {
+                return vec![Outcome::SessionUnknown { newest }; part.posts.len()];
+            }
         };
         let counters = first..;
         let take = |(counter, post): (u64, &SentPost)| {
@@ -454,7 +485,7 @@ impl Model {
             if counter <= done {
                 return Outcome::Repeated;
             }
-            self.sessions.insert(part.session, counter);
+            self.sessions.insert(part.node, (session.sequence, counter));
             if part.damage != Damage::None {
                 return Outcome::Malformed;
             }
@@ -516,7 +547,7 @@ fn expected_head(post: &SentPost, heads: u64) -> Option<u64> {
         .map(|offset| (heads as i64 + offset).max(0) as u64)
 }
 
-fn encode(part: &SentPart, first: u64, heads: u64) -> Bytes {
+fn encode(part: &SentPart, session: SessionId, first: u64, heads: u64) -> Bytes {
     let ids: Vec<_> = part
         .posts
         .iter()
@@ -537,9 +568,7 @@ fn encode(part: &SentPart, first: u64, heads: u64) -> Bytes {
             })
         })
         .collect();
-    let mut bytes = encode_part(part.session, first, &commands)
-        .unwrap()
-        .to_vec();
+    let mut bytes = encode_part(session, first, &commands).unwrap().to_vec();
     match part.damage {
         Damage::None => {}
         Damage::TrailingByte => bytes.push(0),
@@ -586,9 +615,9 @@ proptest! {
                     let mut expected = Vec::new();
                     let mut encoded = Vec::new();
                     for part in &parts {
-                        let first = model.first(part);
-                        encoded.push(encode(part, first, heads));
-                        expected.extend(model.take(part, first, heads));
+                        let (session, first) = (model.session(part), model.first(part));
+                        encoded.push(encode(part, session, first, heads));
+                        expected.extend(model.take(part, session, first, heads));
                     }
                     (frame(timestamp_ms, &encoded), expected)
                 }
@@ -624,8 +653,9 @@ proptest! {
         for bytes in payloads {
             let applied = replicas.apply(&Bytes::from(bytes.clone()));
             prop_assert!(!applied.outcomes.is_empty());
-            let mut part = vec![1];
+            let mut part = vec![2];
             part.extend_from_slice(&7_u64.to_le_bytes());
+            part.extend_from_slice(&1_u128.to_le_bytes());
             part.extend_from_slice(&1_u64.to_le_bytes());
             part.extend_from_slice(&count.to_le_bytes());
             part.extend_from_slice(&bytes);
@@ -749,7 +779,7 @@ fn apply_cost() {
     for batch in 0..BATCHES {
         // The same entry with the next counter, to leave encoding out.
         let mut payload = first.clone();
-        payload[24..32].copy_from_slice(&(batch * POSTS + 1).to_le_bytes());
+        payload[40..48].copy_from_slice(&(batch * POSTS + 1).to_le_bytes());
         let mut overlay = Overlay::new(&rows);
         let applied = machine
             .apply(&mut overlay, batch + 1, &payload.into())

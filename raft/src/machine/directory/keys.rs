@@ -3,7 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `01` | head |
-//! | `02` session u64 BE | session, see `session.rs` |
+//! | `02` node u64 BE | its newest session, see `session.rs` |
 //! | `10` ordinal u64 BE | server |
 //! | `11` server (16 bytes) | its ordinal |
 //! | `12` server (16 bytes), ordinal u64 BE | channel |

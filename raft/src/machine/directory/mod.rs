@@ -173,7 +173,6 @@ impl DirectoryMachine {
     pub fn apply(
         &mut self,
         overlay: &mut Overlay<'_>,
-        log_index: u64,
         payload: &Bytes,
     ) -> Result<Applied, MachineError> {
         let Ok(batch) = Batch::read(payload) else {
@@ -181,11 +180,9 @@ impl DirectoryMachine {
         };
         let head = &mut self.head;
         head.clock_ms = head.clock_ms.max(batch.timestamp_ms());
-        let applied = self
-            .sessions
-            .take(overlay, log_index, &batch, |overlay, command| {
-                decide(overlay, head, command)
-            })?;
+        let applied = self.sessions.take(overlay, &batch, |overlay, command| {
+            decide(overlay, head, command)
+        })?;
         put(overlay, keys::head(), HEAD_VERSION, head);
         Ok(applied)
     }

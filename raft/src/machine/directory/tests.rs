@@ -6,10 +6,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::machine::testing::{Replicas, Rows};
-use crate::machine::{Kind, encode_part};
+use crate::machine::{Kind, SessionId, encode_part};
+
+const SESSION: SessionId = SessionId {
+    node: 1,
+    sequence: 1,
+};
 
 fn payload(timestamp_ms: u64, first: u64, commands: &[Command<'_>]) -> Bytes {
-    let part = encode_part(1, first, commands).unwrap();
+    let part = encode_part(SESSION, first, commands).unwrap();
     Batch::concat(timestamp_ms, &[part]).unwrap()
 }
 
@@ -90,7 +95,7 @@ fn golden_rows() {
     let number = |number: u64| number.to_be_bytes();
     let expected: [(Vec<u8>, Vec<u8>); 9] = [
         (vec![0x01], vec![1, 3, 2, 5, 1]),
-        ([&[0x02][..], &number(1)].concat(), vec![1, 3, 1]),
+        ([&[0x02][..], &number(1)].concat(), vec![2, 1, 3]),
         (
             [&[0x10][..], &number(1)].concat(),
             [&[1][..], &[7; 16], b"\x03abc"].concat(),
@@ -423,7 +428,7 @@ proptest! {
                 })
                 .collect();
             let commands: Vec<_> = batch.iter().zip(&names).map(|(asked, name)| command(asked, name)).collect();
-            let part = encode_part(1, sent + 1, &commands).unwrap();
+            let part = encode_part(SESSION, sent + 1, &commands).unwrap();
             sent += commands.len() as u64;
             let count = 1 + usize::from(twice);
             let payload = Batch::concat(timestamp_ms, &vec![part; count]).unwrap();
@@ -443,10 +448,11 @@ proptest! {
         payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 1..6),
     ) {
         let mut replicas = Replicas::new(Kind::Directory);
-        for (bytes, session) in payloads.into_iter().zip(1_u64..) {
+        for (bytes, node) in payloads.into_iter().zip(1_u64..) {
             prop_assert!(!replicas.apply(&Bytes::from(bytes.clone())).outcomes.is_empty());
-            let mut part = vec![1];
-            part.extend_from_slice(&session.to_le_bytes());
+            let mut part = vec![2];
+            part.extend_from_slice(&node.to_le_bytes());
+            part.extend_from_slice(&1_u128.to_le_bytes());
             part.extend_from_slice(&1_u64.to_le_bytes());
             part.extend_from_slice(&1_u16.to_le_bytes());
             part.extend_from_slice(&bytes);
