@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::sync::atomic::fence;
 
 use accord_storage::GroupId;
 use tokio::sync::watch;
@@ -99,7 +101,13 @@ impl Registry {
         let Slot::Awake(group) = slot else {
             return None;
         };
-        if Arc::strong_count(group) > 1 || !group.is_quiet() || !may(group) {
+        if Arc::strong_count(group) > 1 {
+            return None;
+        }
+        // The count itself is read without an order: whatever those did who held it last, such as
+        // putting something into it, is to be seen from here on.
+        fence(Ordering::Acquire);
+        if !group.is_quiet() || !may(group) {
             return None;
         }
         group.set_retired();
