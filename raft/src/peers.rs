@@ -24,10 +24,12 @@ pub(crate) enum Kind {
     Inquire = 14,
     /// Whether the sender is short of disk space: a byte, 1 or 0.
     NoRoom = 15,
-    /// Asks a follower which of a leader's idle groups it is level in.
+    /// Asks a follower which of a leader's idle groups it is level in, and when they were used there.
     Level = 16,
     /// Tells it which of them the leader has closed.
     Rest = 17,
+    /// Asks how far the replicas of some groups are, without opening those that sleep.
+    Standing = 18,
 }
 
 impl Kind {
@@ -50,6 +52,7 @@ impl Kind {
             15 => Kind::NoRoom,
             16 => Kind::Level,
             17 => Kind::Rest,
+            18 => Kind::Standing,
             _ => return None,
         })
     }
@@ -80,7 +83,7 @@ mod tests {
         let known = (0..=255u8).filter_map(Kind::from_byte);
         assert_eq!(
             known.map(Kind::byte).collect::<Vec<_>>(),
-            (1..=17).collect::<Vec<_>>()
+            (1..=18).collect::<Vec<_>>()
         );
     }
 }

@@ -101,7 +101,8 @@ impl PeerService {
             | Kind::Read
             | Kind::Feed
             | Kind::Status
-            | Kind::Inquire => {
+            | Kind::Inquire
+            | Kind::Standing => {
                 let shared = Arc::clone(&self.shared);
                 tokio::spawn(async move {
                     match answer(&shared, kind, body).await {
@@ -188,6 +189,10 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
         let request = FeedRequest::decode(&body).map_err(|error| error.to_string())?;
         return Ok(remote::encode_answer(feed(shared, request).await));
     }
+    if kind == Kind::Standing {
+        let standing = hibernation::standing(shared, &body).await;
+        return standing.map_err(|error| error.to_string());
+    }
     let group = shared.group(group_of(kind, &body)?);
     if kind != Kind::Status {
         group.touch();
@@ -242,6 +247,7 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
             | Kind::NoRoom
             | Kind::Level
             | Kind::Rest
+            | Kind::Standing
             | Kind::Read
             | Kind::Feed => Err("not answered here".into()),
         };
@@ -294,7 +300,8 @@ fn group_of(kind: Kind, body: &Bytes) -> Result<GroupId, String> {
         | Kind::Ephemeral
         | Kind::NoRoom
         | Kind::Level
-        | Kind::Rest => {
+        | Kind::Rest
+        | Kind::Standing => {
             return Err("not answered here".into());
         }
     };
@@ -318,7 +325,9 @@ async fn feed(shared: &Arc<Shared>, request: FeedRequest) -> Result<Messages, Re
     let heads = match shared.feeds.heads(id) {
         Some(heads) => heads,
         None => {
-            let replica = open(&shared.group(id), Asks::Client).await?;
+            let group = shared.group(id);
+            group.touch();
+            let replica = open(&group, Asks::Client).await?;
             Arc::clone(replica.tap.heads())
         }
     };
@@ -334,6 +343,7 @@ async fn feed(shared: &Arc<Shared>, request: FeedRequest) -> Result<Messages, Re
         });
     }
     let group = shared.group(id);
+    group.touch();
     let replica = open(&group, Asks::Client).await?;
     if let Some(recent) = replica.tap.recent_after(request.after) {
         // All that is at hand is bounded in bytes far below a frame.
@@ -388,7 +398,7 @@ impl Service for PeerService {
     }
 
     fn peer_up(&self, node: NodeId) {
-        tokio::spawn(hibernation::after_absence(Arc::clone(&self.shared), node));
+        hibernation::returned(&self.shared, node);
         for group in self.shared.groups() {
             group.lane().look();
             let Some(replica) = group.open_replica() else {

@@ -42,7 +42,7 @@ pub(crate) fn end_process(code: i32) {
     std::process::exit(code);
 }
 
-/// Never: see [`Consensus::open`](crate::consensus::Consensus::open).
+/// Never: see [`Opening::may_resume`](crate::consensus::Opening::may_resume).
 pub(crate) const fn restores_leaders() -> bool {
     false
 }
