@@ -562,8 +562,10 @@ impl Node {
     pub async fn stop(&self) {
         self.shared.stopping.send_replace(true);
         let (groups, closing) = self.shared.take_groups();
-        for group in closing {
-            group.ended().await;
+        // Those that were asked for again while they closed have a place of their own in the registry.
+        let before = groups.iter().filter_map(|group| group.before());
+        for closing in closing.into_iter().chain(before) {
+            closing.ended().await;
         }
         let stops =
             groups

@@ -24,14 +24,16 @@ pub(crate) enum Kind {
     Inquire = 14,
     /// Whether the sender is short of disk space: a byte, 1 or 0.
     NoRoom = 15,
-    /// Asks a follower which of a leader's idle groups it is level in.
+    /// Asks a follower which of a leader's idle groups it is level in, and when they were used there.
     Level = 16,
     /// Tells it which of them the leader has closed.
     Rest = 17,
+    /// Asks how far the replicas of some groups are, without opening those that sleep.
+    Standing = 18,
     /// A steady leader's entries, or what is committed.
-    Steady = 20,
+    Steady = 19,
     /// Tells a leader that the sender lacks entries that should be on their way.
-    Rouse = 21,
+    Rouse = 20,
 }
 
 impl Kind {
@@ -54,8 +56,9 @@ impl Kind {
             15 => Kind::NoRoom,
             16 => Kind::Level,
             17 => Kind::Rest,
-            20 => Kind::Steady,
-            21 => Kind::Rouse,
+            18 => Kind::Standing,
+            19 => Kind::Steady,
+            20 => Kind::Rouse,
             _ => return None,
         })
     }
@@ -86,7 +89,7 @@ mod tests {
         let known = (0..=255u8).filter_map(Kind::from_byte);
         assert_eq!(
             known.map(Kind::byte).collect::<Vec<_>>(),
-            (1..=17).chain(20..=21).collect::<Vec<_>>()
+            (1..=20).collect::<Vec<_>>()
         );
     }
 }

@@ -120,7 +120,8 @@ impl PeerService {
             | Kind::Feed
             | Kind::Status
             | Kind::Inquire
-            | Kind::Rouse => {
+            | Kind::Rouse
+            | Kind::Standing => {
                 let shared = Arc::clone(&self.shared);
                 tokio::spawn(async move {
                     match answer(&shared, kind, body).await {
@@ -217,6 +218,10 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
         let request = FeedRequest::decode(&body).map_err(|error| error.to_string())?;
         return Ok(remote::encode_answer(feed(shared, request).await));
     }
+    if kind == Kind::Standing {
+        let standing = hibernation::standing(shared, &body).await;
+        return standing.map_err(|error| error.to_string());
+    }
     let group = shared.group(group_of(kind, &body)?);
     if kind != Kind::Status {
         group.touch();
@@ -277,6 +282,7 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
             | Kind::NoRoom
             | Kind::Level
             | Kind::Rest
+            | Kind::Standing
             | Kind::Read
             | Kind::Feed => Err("not answered here".into()),
         };
@@ -332,7 +338,8 @@ fn group_of(kind: Kind, body: &Bytes) -> Result<GroupId, String> {
         | Kind::Ephemeral
         | Kind::NoRoom
         | Kind::Level
-        | Kind::Rest => {
+        | Kind::Rest
+        | Kind::Standing => {
             return Err("not answered here".into());
         }
     };
@@ -356,7 +363,9 @@ async fn feed(shared: &Arc<Shared>, request: FeedRequest) -> Result<Messages, Re
     let heads = match shared.feeds.heads(id) {
         Some(heads) => heads,
         None => {
-            let replica = open(&shared.group(id), Asks::Client).await?;
+            let group = shared.group(id);
+            group.touch();
+            let replica = open(&group, Asks::Client).await?;
             Arc::clone(replica.tap.heads())
         }
     };
@@ -372,6 +381,7 @@ async fn feed(shared: &Arc<Shared>, request: FeedRequest) -> Result<Messages, Re
         });
     }
     let group = shared.group(id);
+    group.touch();
     let replica = open(&group, Asks::Client).await?;
     if let Some(recent) = replica.tap.recent_after(request.after) {
         // All that is at hand is bounded in bytes far below a frame.
@@ -426,7 +436,7 @@ impl Service for PeerService {
     }
 
     fn peer_up(&self, node: NodeId) {
-        tokio::spawn(hibernation::after_absence(Arc::clone(&self.shared), node));
+        hibernation::returned(&self.shared, node);
         for group in self.shared.groups() {
             group.lane().look();
             let Some(replica) = group.open_replica() else {

@@ -23,7 +23,8 @@ use crate::group::Group;
 use crate::group::Replica;
 use crate::group::registry::Closing;
 use crate::group::registry::Registry;
-use crate::hibernation::Lagging;
+use crate::hibernation::Absences;
+use crate::recovery;
 use crate::recovery::Recovery;
 use crate::room::Shortage;
 use crate::sequence::Sequences;
@@ -54,7 +55,7 @@ pub(crate) struct Shared {
     /// Permits for replicas that are being opened.
     pub(crate) openings: Semaphore,
     pub(crate) groups: Registry,
-    pub(crate) lagging: Lagging,
+    pub(crate) absences: Absences,
     /// Feeds of other nodes that wait for news.
     pub(crate) feeds: Feeds,
     /// Highest heads that reads through this node answered from other nodes' replicas. One number for
@@ -97,7 +98,7 @@ impl Shared {
             hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
             openings: Semaphore::new(OPENINGS_AT_ONCE_MAX),
             groups: Registry::default(),
-            lagging: Lagging::default(),
+            absences: Absences::default(),
             feeds: Feeds::default(),
             heads_seen: Mutex::default(),
             wakes: AtomicU64::new(0),
@@ -151,7 +152,11 @@ impl Shared {
 
     /// The group, made if nobody has asked for it before. Its replica is opened by whoever needs it.
     pub(crate) fn group(self: &Arc<Self>, id: GroupId) -> Arc<Group> {
-        let make = |before| Group::new(id, Arc::clone(self), before);
+        // Read before the lock is taken: it may come from the disk. A group that is awake knows.
+        let recovered = self.recovery.concerns(id)
+            && self.groups.look(id, |_| ()).is_none()
+            && recovery::is_marked(self, id);
+        let make = |before| Group::new(id, Arc::clone(self), before, recovered);
         self.groups.get(id, make)
     }
 

@@ -251,45 +251,28 @@ impl Drop for Handle {
 }
 
 impl Shared {
-    /// Loads the hard state of a group: three point reads and one seek.
+    /// Loads a group: three point reads and one seek.
     pub fn load(core: &Arc<Core>, claim: Claim) -> Result<Self, Error> {
         let id = claim.id();
-        let engine = &core.engine;
-        let corrupt = |index: u64, detail: String| Error::Corrupt {
-            group: id,
-            index,
-            detail,
-        };
-        let vote = engine
-            .get_pinned(Family::Rows, &keys::vote(id))?
-            .map(|bytes| records::decode_vote(&bytes))
-            .transpose()
-            .map_err(|detail| corrupt(0, format!("the vote: {detail}")))?;
-        let meta = engine
-            .get_pinned(Family::Rows, &keys::meta(id))?
-            .map(|bytes| records::decode_meta(&bytes))
-            .transpose()
-            .map_err(|detail| corrupt(0, format!("the meta record: {detail}")))?
-            .unwrap_or_default();
-        let applied = engine
-            .get_pinned(Family::Rows, &keys::applied(id))?
-            .map(|bytes| records::decode_mark(&bytes))
-            .transpose()
-            .map_err(|detail| corrupt(0, format!("the applied mark: {detail}")))?;
-        let last = last_entry(core, id, &meta)?.max(meta.purged);
+        let state = HardState::load(core, id)?;
+        let (applied, last) = (state.applied, state.last);
         if let Some(applied) = applied.filter(|applied| last.is_none_or(|last| last < *applied)) {
             let end = last.map_or("nowhere".into(), |last| last.to_string());
             let detail = format!("rows are applied up to {applied}, but the log ends {end}");
-            return Err(corrupt(applied.index, detail));
+            return Err(Error::Corrupt {
+                group: id,
+                index: applied.index,
+                detail,
+            });
         }
         Ok(Self {
             id,
             core: core.clone(),
-            layout: RwLock::new(meta.layout.clone()),
+            layout: RwLock::new(state.meta.layout.clone()),
             applied: Mutex::new(applied),
             mem: Mutex::new(Mem {
-                vote,
-                meta,
+                vote: state.vote,
+                meta: state.meta,
                 last,
                 applied,
                 tail: Tail::default(),
@@ -484,6 +467,53 @@ impl Shared {
         Ok(Change {
             then: Then::Applied(applied),
             ..Change::unsynced(steps)
+        })
+    }
+}
+
+/// What is on the disk of a group besides its entries and rows.
+pub struct HardState {
+    pub vote: Option<Vote>,
+    pub meta: Meta,
+    pub applied: Option<LogId>,
+    /// The last entry, or the purge mark when none is left above it.
+    pub last: Option<LogId>,
+}
+
+impl HardState {
+    pub fn load(core: &Core, id: GroupId) -> Result<Self, Error> {
+        let engine = &core.engine;
+        let corrupt = |what: &'static str| {
+            move |detail: String| Error::Corrupt {
+                group: id,
+                index: 0,
+                detail: format!("{what}: {detail}"),
+            }
+        };
+        // The applied mark before the log: of a group that is being written to, it must not be the
+        // later of the two.
+        let applied = engine
+            .get_pinned(Family::Rows, &keys::applied(id))?
+            .map(|bytes| records::decode_mark(&bytes))
+            .transpose()
+            .map_err(corrupt("the applied mark"))?;
+        let vote = engine
+            .get_pinned(Family::Rows, &keys::vote(id))?
+            .map(|bytes| records::decode_vote(&bytes))
+            .transpose()
+            .map_err(corrupt("the vote"))?;
+        let meta = engine
+            .get_pinned(Family::Rows, &keys::meta(id))?
+            .map(|bytes| records::decode_meta(&bytes))
+            .transpose()
+            .map_err(corrupt("the meta record"))?
+            .unwrap_or_default();
+        let last = last_entry(core, id, &meta)?.max(meta.purged);
+        Ok(HardState {
+            vote,
+            meta,
+            applied,
+            last,
         })
     }
 }

@@ -73,4 +73,4 @@ pub use read::Row;
 pub use snapshot::{Chunks, Snapshot};
 pub use stats::{LATENCY_BUCKETS, LatencyHistogram, Stats};
 pub use store::Store;
-pub use types::{Done, Entry, GroupId, Have, LogId, LogState, Order, Table, Vote, Write};
+pub use types::{Done, Entry, GroupId, Have, LogId, LogState, Order, Standing, Table, Vote, Write};

@@ -32,7 +32,7 @@ struct Slot {
 
 enum State {
     Loading,
-    Open,
+    Open(Weak<Shared>),
     /// No handle is left, but writes may be.
     Released(Weak<Shared>),
 }
@@ -51,10 +51,10 @@ impl Registry {
             match slots.by_group.get_mut(&id.0) {
                 None => {}
                 Some(slot) => match &slot.state {
-                    State::Loading | State::Open => return Err(Error::GroupOpen(id)),
+                    State::Loading | State::Open(_) => return Err(Error::GroupOpen(id)),
                     State::Released(memory) => {
                         if let Some(shared) = memory.upgrade() {
-                            slot.state = State::Open;
+                            slot.state = State::Open(Arc::downgrade(&shared));
                             return Ok(Group::new(shared));
                         }
                     }
@@ -71,7 +71,7 @@ impl Registry {
             }
         };
         let shared = Arc::new(Shared::load(core, claim)?);
-        shared.claim.set(State::Open);
+        shared.claim.set(State::Open(Arc::downgrade(&shared)));
         Ok(Group::new(shared))
     }
 
@@ -80,12 +80,20 @@ impl Registry {
         shared.claim.set(State::Released(Arc::downgrade(shared)));
     }
 
+    /// The memory of a group, if it is open or has writes in the queue.
+    pub fn memory(&self, id: GroupId) -> Option<Arc<Shared>> {
+        match &lock(&self.slots).by_group.get(&id.0)?.state {
+            State::Loading => None,
+            State::Open(memory) | State::Released(memory) => memory.upgrade(),
+        }
+    }
+
     /// How many groups have a handle.
     pub fn open_count(&self) -> usize {
         lock(&self.slots)
             .by_group
             .values()
-            .filter(|slot| matches!(slot.state, State::Open))
+            .filter(|slot| matches!(slot.state, State::Open(_)))
             .count()
     }
 }

@@ -8,7 +8,7 @@ use crate::core::Core;
 use crate::edge::{self, Threads};
 use crate::engine::{Engine, Family, Step};
 use crate::error::{Error, OpenError};
-use crate::group::Group;
+use crate::group::{Group, HardState};
 use crate::keys;
 use crate::mark::{self, Found, Mark};
 use crate::options::Options;
@@ -16,7 +16,7 @@ use crate::queue::{Op, Queue, Then};
 use crate::registry::Registry;
 use crate::space::Stop;
 use crate::stats::{Counters, Stats};
-use crate::types::GroupId;
+use crate::types::{GroupId, Standing};
 
 /// Where RocksDB keeps its files, below the node's directory.
 const DATABASE: &str = "db";
@@ -133,6 +133,27 @@ impl Store {
         core.queue.check()?;
         let opened = core.groups.open(core, id);
         opened.inspect_err(|error| core.alarm.check(error))
+    }
+
+    /// Where a group stands, without opening it: as queued if it is open
+    /// already, otherwise as it lies on the disk, by three point reads and a
+    /// seek. A group that is being written to meanwhile may be further.
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn standing(&self, id: GroupId) -> Result<Standing, Error> {
+        let core = self.core();
+        if let Some(shared) = core.groups.memory(id) {
+            // The applied mark first: it must not be the later of the two.
+            let applied = shared.applied();
+            let last = shared.mem().last;
+            return Ok(Standing { last, applied });
+        }
+        let found = HardState::load(core, id).map(|state| Standing {
+            last: state.last,
+            applied: state.applied,
+        });
+        found.inspect_err(|error| core.alarm.check(error))
     }
 
     /// Whether the disk has room for new messages. A cheap read of what was

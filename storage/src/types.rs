@@ -58,6 +58,15 @@ pub struct LogState {
     pub last: Option<LogId>,
 }
 
+/// How far a group is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// The last entry of its log, purged or not.
+    pub last: Option<LogId>,
+    /// The last entry whose rows are written.
+    pub applied: Option<LogId>,
+}
+
 /// Which of a group's two tables a row belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {

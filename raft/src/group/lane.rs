@@ -131,7 +131,8 @@ impl LaneHandle {
             verdict,
             _place: place,
         };
-        // A lane ends with the node only; the dropped sender answers then.
+        // Whoever calls this holds the group, so its lane ends only with the node; the dropped sender
+        // answers then.
         let _ = self.messages.send(Message::Command(Draft {
             command,
             deadline,
@@ -401,7 +402,8 @@ impl Lane {
             let done = move |proposal| {
                 let own = distribute(proposal, sources);
                 if let Some(to_self) = to_self.upgrade() {
-                    // Where the lane has ended, so has the node.
+                    // A lane ends with its node or with its group, which closes only when nothing in it
+                    // waits for an answer.
                     let _ = to_self.send(Message::Proposed { own });
                 }
             };

@@ -12,9 +12,7 @@ pub(crate) mod submit;
 pub(crate) mod tap;
 
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::OnceLock;
-use std::sync::PoisonError;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
@@ -23,7 +21,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use accord_storage::GroupId;
-use accord_storage::LogId;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::StreamExt;
@@ -62,6 +59,8 @@ pub(crate) const DIRECTORY: GroupId = GroupId(0);
 /// Append requests that may wait for a group to open or to take them. The leader has at most 32
 /// under way, and a new leader as many again.
 const APPENDS_WAITING_MAX: usize = 256;
+/// How long a leader may take to have openraft take over.
+const ROUSE_DEADLINE: Duration = Duration::from_secs(1);
 /// Pause before another try to find the leader for a read.
 const READ_RETRY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -87,6 +86,8 @@ pub(crate) struct Group {
     pub(crate) shared: Arc<Shared>,
     /// What the directory says of it; set once somebody on this node has read it there.
     record: OnceLock<Arc<Channel>>,
+    /// The channel of `record`, as which a replica delivers from the first entry that it applies.
+    channel: Arc<OnceLock<Uuid>>,
     replica: OnceCell<Arc<Replica>>,
     /// Whether it has its memory, as far as its own mark says; see [`Group::is_recovering`].
     recovered: AtomicBool,
@@ -100,12 +101,11 @@ pub(crate) struct Group {
     before: Option<Closing>,
     /// Nobody can get hold of it any more.
     retired: AtomicBool,
-    /// When it was last of use to anybody, in milliseconds of [`Shared::now_ms`].
+    /// When it was last of use to anybody, in milliseconds of [`Shared::now_ms`]; 0 if it never was
+    /// since it is awake: what a leader says without entries, or a look at it, is no use.
     used_ms: AtomicU64,
-    /// When its leader was last heard.
+    /// When its leader was last heard, or it woke.
     heard_ms: AtomicU64,
-    /// The end of the leader's log for which all followers said that they are level.
-    level: Mutex<Option<LogId>>,
 }
 
 /// This node's copy of a group.
@@ -120,23 +120,28 @@ pub(crate) struct Replica {
 }
 
 impl Group {
-    /// `before` is closing still.
-    pub(crate) fn new(id: GroupId, shared: Arc<Shared>, before: Option<Closing>) -> Arc<Group> {
+    /// `before` is closing still; `recovered` as [`recovery::is_marked`] says.
+    pub(crate) fn new(
+        id: GroupId,
+        shared: Arc<Shared>,
+        before: Option<Closing>,
+        recovered: bool,
+    ) -> Arc<Group> {
         let now_ms = shared.now_ms();
         Arc::new_cyclic(|weak: &Weak<Group>| Group {
             id,
             record: OnceLock::new(),
+            channel: Arc::default(),
             replica: OnceCell::new(),
-            recovered: AtomicBool::new(is_marked_recovered(&shared, id)),
+            recovered: AtomicBool::new(recovered),
             lane: lane::start(Weak::clone(weak), &shared),
             appends: OnceLock::new(),
             appends_waiting: Arc::default(),
             standing: AtomicBool::new(false),
             before,
             retired: AtomicBool::new(false),
-            used_ms: AtomicU64::new(now_ms),
+            used_ms: AtomicU64::new(0),
             heard_ms: AtomicU64::new(now_ms),
-            level: Mutex::default(),
             shared,
         })
     }
@@ -148,10 +153,10 @@ impl Group {
     /// Notes what the directory says of the group. A replica that a peer's message opened before
     /// this was known is founded now, if it still holds nothing.
     pub(crate) fn set_record(self: &Arc<Self>, record: &Arc<Channel>) {
+        self.channel.get_or_init(|| Uuid::from_bytes(record.id));
         if self.record.set(Arc::clone(record)).is_ok()
             && let Some(replica) = self.open_replica()
         {
-            replica.tap.deliver_as(Uuid::from_bytes(record.id));
             let group = Arc::clone(self);
             tokio::spawn(async move {
                 group.found(&replica).await;
@@ -273,9 +278,6 @@ impl Group {
     async fn begin(self: &Arc<Self>, replica: &Arc<Replica>) {
         // The directory's word may have come while it was being opened.
         self.found(replica).await;
-        if let Some(record) = self.record.get() {
-            replica.tap.deliver_as(Uuid::from_bytes(record.id));
-        }
         self.shared.follow_leadership(self, replica);
         self.lane.look();
         if !self.is_led_steadily(replica) {
@@ -308,7 +310,12 @@ impl Group {
             recovery::promise(self, &stored).await?;
         }
         let heads = shared.feeds.heads(self.id).unwrap_or_default();
-        let tap = Arc::new(Tap::new(Arc::clone(&shared.delivery), heads));
+        // It applies before anybody can find it here, and so delivers from the beginning.
+        let tap = Arc::new(Tap::new(
+            Arc::clone(&shared.delivery),
+            Arc::clone(&self.channel),
+            heads,
+        ));
         let links = Arc::clone(shared);
         let consensus = Consensus::open(
             &shared.consensus,
@@ -375,6 +382,12 @@ impl Group {
         self.used_ms.store(self.shared.now_ms(), Ordering::Relaxed);
     }
 
+    /// Somebody used it at another node, so long ago.
+    pub(crate) fn used_elsewhere(&self, unused_ms: u64) {
+        let used_ms = self.shared.now_ms().saturating_sub(unused_ms);
+        self.used_ms.fetch_max(used_ms, Ordering::Relaxed);
+    }
+
     pub(crate) fn note_heard(&self) {
         self.heard_ms.store(self.shared.now_ms(), Ordering::Relaxed);
     }
@@ -398,15 +411,6 @@ impl Group {
 
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
-    }
-
-    /// All followers have said that they are level with a log that ends here.
-    pub(crate) fn set_level(&self, at: LogId) {
-        *self.level.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
-    }
-
-    pub(crate) fn level(&self) -> Option<LogId> {
-        *self.level.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn before(&self) -> Option<Closing> {
@@ -455,21 +459,23 @@ impl Group {
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(ReadError::Stopping),
                 () = overdue(overdue_after) => {}
             }
-            self.ask_for_entries(&replica).await;
+            // Where it replicates without openraft it hears of what went missing on the way only so.
+            self.rouse_leader(&replica).await;
             overdue_after *= 4;
         }
     }
 
-    /// Where a leader replicates without openraft, what went missing on the way is sent again only if
-    /// it hears of it.
-    async fn ask_for_entries(&self, replica: &Replica) {
+    /// Has openraft take over at the leader, which then brings every follower level. False if it did
+    /// not say so.
+    pub(crate) async fn rouse_leader(&self, replica: &Replica) -> bool {
         let view = replica.consensus.leader();
-        let leader = view.leader.or(view.remembered);
-        if let Some(leader) = leader.filter(|leader| *leader != self.shared.node())
-            && let Some(call) = self.ask(leader, peers::Kind::Rouse, OVERDUE_AFTER)
-        {
-            // The next try follows soon.
-            drop(call.await);
+        match view.leader.or(view.remembered) {
+            Some(leader) if leader == self.shared.node() => replica.consensus.rouse().await.is_ok(),
+            Some(leader) => match self.ask(leader, peers::Kind::Rouse, ROUSE_DEADLINE) {
+                Some(call) => call.await.is_ok(),
+                None => false,
+            },
+            None => false,
         }
     }
 
@@ -575,12 +581,6 @@ impl Drop for Standing {
     fn drop(&mut self) {
         self.step_back();
     }
-}
-
-/// A group that recovered in an earlier life of this process. If its mark cannot be read it counts
-/// as recovering, which is safe.
-fn is_marked_recovered(shared: &Shared, id: GroupId) -> bool {
-    shared.recovery.concerns(id) && matches!(shared.store.fact(&recovery::mark_of(id)), Ok(Some(_)))
 }
 
 /// Gives a group's append requests to its replica in order, answering each when it is on the disk.

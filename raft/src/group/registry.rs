@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::sync::atomic::fence;
 
 use accord_storage::GroupId;
 use tokio::sync::watch;
 
 use super::Group;
+use crate::transport::NodeId;
 
 /// Bits in a word of [`Ids`].
 const WORD_BITS: u64 = 64;
@@ -99,7 +102,13 @@ impl Registry {
         let Slot::Awake(group) = slot else {
             return None;
         };
-        if Arc::strong_count(group) > 1 || !group.is_quiet() || !may(group) {
+        if Arc::strong_count(group) > 1 {
+            return None;
+        }
+        // The count itself is read without an order: whatever those did who held it last, such as
+        // putting something into it, is to be seen from here on.
+        fence(Ordering::Acquire);
+        if !group.is_quiet() || !may(group) {
             return None;
         }
         group.set_retired();
@@ -153,6 +162,12 @@ impl Registry {
 }
 
 impl Retired {
+    /// The voters that its leader, if this node led it steadily, sent nothing to.
+    pub(crate) fn left_out(&self) -> Vec<NodeId> {
+        let replica = self.group.open_replica();
+        replica.map_or_else(Vec::new, |replica| replica.consensus.left_out())
+    }
+
     pub(crate) fn into_parts(self) -> (Arc<Group>, watch::Sender<()>) {
         (self.group, self.closed)
     }

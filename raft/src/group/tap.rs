@@ -20,8 +20,10 @@ const RECENT_BYTES_MAX: usize = 512 * 1024;
 
 pub(crate) struct Tap {
     delivery: Arc<dyn Delivery>,
-    /// Set once somebody on this node asks for the channel.
-    channel: OnceLock<Uuid>,
+    /// The group's: set once this node knows which channel the group is, most often before the
+    /// replica is opened. Messages are delivered from then on; those up to [`Tap::head`], read after
+    /// that, may not be.
+    channel: Arc<OnceLock<Uuid>>,
     recent: Mutex<Recent>,
     heads: Arc<watch::Sender<u64>>,
 }
@@ -59,18 +61,17 @@ fn bytes_of(batch: &Committed) -> usize {
 
 impl Tap {
     /// `heads` outlives the replica where a feed waits for it.
-    pub(crate) fn new(delivery: Arc<dyn Delivery>, heads: Arc<watch::Sender<u64>>) -> Self {
+    pub(crate) fn new(
+        delivery: Arc<dyn Delivery>,
+        channel: Arc<OnceLock<Uuid>>,
+        heads: Arc<watch::Sender<u64>>,
+    ) -> Self {
         Tap {
             delivery,
-            channel: OnceLock::new(),
+            channel,
             recent: Mutex::default(),
             heads,
         }
-    }
-
-    /// From now on messages are delivered; those up to [`Tap::head`], read after this, may not be.
-    pub(crate) fn deliver_as(&self, channel: Uuid) {
-        self.channel.get_or_init(|| channel);
     }
 
     /// Newest seq committed here, whether its row is written yet or not.

@@ -14,8 +14,9 @@ mod rouse;
 mod sweep;
 mod wire;
 
-pub(crate) use rouse::Lagging;
-pub(crate) use rouse::after_absence;
+pub(crate) use rouse::Absences;
+pub(crate) use rouse::returned;
+pub(crate) use rouse::standing;
 pub(crate) use sweep::run;
 
 use std::sync::Arc;
@@ -28,23 +29,32 @@ use crate::consensus::Place;
 use crate::group::DIRECTORY;
 use crate::group::Group;
 use crate::shared::Shared;
+use wire::Levelness;
 
-/// For each group of the request, whether this node's replica is where its leader is.
+/// For each group of the request, whether this node's replica is where its leader is, and when it was
+/// last used here.
 ///
 /// # Errors
 /// If the request is malformed.
 pub(crate) fn is_level(shared: &Shared, body: &[u8]) -> Result<Bytes, Malformed> {
-    let idle = wire::decode(body)?;
-    let answers = idle.iter().map(|idle| {
-        let level = shared
-            .groups
-            .look(GroupId(idle.group), |group| stands_at(group, idle.place()));
-        u8::from(level.unwrap_or(false))
+    let now_ms = shared.now_ms();
+    let asleep = Levelness {
+        is_level: false,
+        unused_ms: now_ms,
+    };
+    let answers = wire::decode(body)?.into_iter().map(|idle| {
+        let look = |group: &Group| Levelness {
+            is_level: stands_at(group, idle.place()),
+            unused_ms: now_ms.saturating_sub(group.used_ms()),
+        };
+        let found = shared.groups.look(GroupId(idle.group), look);
+        found.unwrap_or(asleep)
     });
-    Ok(answers.collect::<Vec<_>>().into())
+    Ok(wire::encode_levels(&answers.collect()))
 }
 
-/// The leader of these groups has closed them: this node's replicas may close, too.
+/// The leader of these groups has closed them: this node's replicas may close, too. One that was used
+/// since it was asked does so all the same: only its leader could keep it awake, and it wakes both.
 ///
 /// # Errors
 /// If the request is malformed.

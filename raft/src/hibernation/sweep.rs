@@ -1,25 +1,30 @@
 //! Looks at all groups that are awake, again and again, and closes those that nobody uses.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use accord_storage::GroupId;
+use accord_storage::LogId;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::close;
 use super::close::Log;
+use super::policy::Awake;
 use super::policy::Decision;
 use super::policy::Facts;
 use super::policy::Role;
 use super::policy::Rules;
 use super::policy::decide;
+use super::policy::pressed_ms;
+use super::rouse;
 use super::wire;
 use super::wire::Idle;
+use super::wire::Levelness;
 use crate::group::DIRECTORY;
 use crate::group::Group;
+use crate::group::Replica;
 use crate::group::registry::Retired;
 use crate::peers::Kind;
 use crate::shared::Shared;
@@ -28,6 +33,9 @@ use crate::transport::NodeId;
 /// Bounds of the time between two sweeps: a quarter of the idle time in between.
 const PAUSE_MIN: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// A group that is used more often stays awake, however many are: closing and opening three replicas
+/// costs a few milliseconds of a processor, and three that are awake cost about as much in a second.
+const IDLE_PRESSED: Duration = Duration::from_secs(1);
 /// How long a follower may take to say which groups it is level in.
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
 /// Groups that close at the same time.
@@ -41,6 +49,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let rules = Rules {
         idle: shared.options.hibernation.idle,
         elective: ELECTIVE_IDLE_MAX,
+        idle_pressed: IDLE_PRESSED.min(shared.options.hibernation.idle),
         silence: timing.heartbeat.saturating_mul(3) / 2,
         leaderless: timing.election_timeout.saturating_mul(2),
     };
@@ -55,7 +64,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             shared: &shared,
             rules: &rules,
             now_ms: shared.now_ms(),
-            pressed_ms: pressed_ms(&shared),
+            pressed_ms: pressure(&shared),
         };
         sweep.run().await;
         shared.feeds.prune();
@@ -63,16 +72,24 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 /// Groups that were last used before this are to close although they were used lately.
-fn pressed_ms(shared: &Shared) -> u64 {
-    let mut used = shared.groups.survey(Group::used_ms);
-    let over = used
-        .len()
-        .saturating_sub(shared.options.hibernation.awake_max);
-    if over == 0 {
-        return 0;
-    }
-    let (_, last, _) = used.select_nth_unstable(over - 1);
-    last.saturating_add(1)
+fn pressure(shared: &Shared) -> u64 {
+    let awake = shared.groups.survey(|group| {
+        let stays = group.id == DIRECTORY || group.is_recovering();
+        (!stays).then(|| Awake {
+            used_ms: group.used_ms(),
+            closes_here: !is_led_elsewhere(shared, group),
+        })
+    });
+    let awake: Vec<Awake> = awake.into_iter().flatten().collect();
+    let awake_max = shared.options.hibernation.awake_max;
+    pressed_ms(&awake, awake_max, shared.options.replication)
+}
+
+fn is_led_elsewhere(shared: &Shared, group: &Group) -> bool {
+    let leader = group
+        .open_replica()
+        .and_then(|replica| replica.consensus.leader().leader);
+    leader.is_some_and(|leader| leader != shared.node() && shared.is_up(leader))
 }
 
 struct Sweep<'a> {
@@ -88,26 +105,49 @@ struct Leaving {
     followers: Vec<NodeId>,
 }
 
+/// What a leader's followers have just answered.
+struct Level {
+    /// The end of the log that they hold.
+    last: LogId,
+    /// Those that do.
+    nodes: Vec<NodeId>,
+}
+
+impl Level {
+    /// The followers that did not answer, and may lack something.
+    fn missing(&self, followers: &[NodeId]) -> Vec<NodeId> {
+        let followers = followers.iter().copied();
+        followers
+            .filter(|node| !self.nodes.contains(node))
+            .collect()
+    }
+}
+
 impl Sweep<'_> {
     async fn run(&self) {
-        let look = |group: &Group| (group.id, self.decision(group));
+        let look = |group: &Group| (group.id, self.decision(group, None));
         let found = self.shared.groups.survey(look);
         let with = |wanted| {
             let these = found
                 .iter()
                 .filter(move |(_, decision)| *decision == wanted);
-            these.map(|(id, _)| *id).collect::<Vec<_>>()
+            these.map(|(id, _)| *id)
         };
-        self.close(&with(Decision::Close)).await;
-        let level = self.ask(&with(Decision::Ask)).await;
+        let close: Vec<_> = with(Decision::Close).map(|id| (id, None)).collect();
+        self.close(&close).await;
+        let ask: Vec<_> = with(Decision::Ask).collect();
+        let level = self.ask(&ask).await;
         self.close(&level).await;
     }
 
-    fn decision(&self, group: &Group) -> Decision {
+    /// `level` is what its followers say, if they were asked.
+    fn decision(&self, group: &Group, level: Option<&Level>) -> Decision {
         if group.id == DIRECTORY || group.is_recovering() {
             return Decision::Stay;
         }
+        // Both may have been moved on since this sweep began.
         let since = |ms: u64| Duration::from_millis(self.now_ms.saturating_sub(ms));
+        let silent = since(group.heard_ms());
         let role = match group.open_replica() {
             None => Role::Absent,
             Some(replica) if replica.consensus.is_steady() => Role::Steady {
@@ -116,13 +156,10 @@ impl Sweep<'_> {
             Some(replica) => match replica.consensus.leader().leader {
                 Some(leader) if leader == self.shared.node() => Role::Leader {
                     settled: replica.consensus.is_settled(),
-                    level: group.level().is_some()
-                        && group.level() == replica.consensus.group().log_state().last,
+                    level: level.is_some_and(|level| self.is_level(&replica, level)),
                 },
-                Some(leader) if self.shared.is_up(leader) => Role::Follower {
-                    silent: since(group.heard_ms()),
-                },
-                _ => Role::Leaderless,
+                Some(leader) if self.shared.is_up(leader) => Role::Follower { silent },
+                _ => Role::Leaderless { silent },
             },
         };
         let facts = Facts {
@@ -134,29 +171,39 @@ impl Sweep<'_> {
         decide(self.rules, &facts)
     }
 
+    /// Whether all followers that are up have all of the leader's log. One that was down when they
+    /// were asked is asked, too, once it is up.
+    fn is_level(&self, leader: &Replica, level: &Level) -> bool {
+        let followers = self.followers(leader);
+        let missing = level.missing(&followers);
+        leader.consensus.group().log_state().last == Some(level.last)
+            && !missing.iter().any(|node| self.shared.is_up(*node))
+    }
+
+    fn followers(&self, leader: &Replica) -> Vec<NodeId> {
+        let mut followers = leader.consensus.voters();
+        followers.retain(|node| *node != self.shared.node());
+        followers
+    }
+
     /// Closes these, unless somebody uses them again, and tells the followers of those led here.
-    async fn close(&self, ids: &[GroupId]) {
+    async fn close(&self, ids: &[(GroupId, Option<Level>)]) {
         for some in ids.chunks(CLOSINGS_AT_ONCE_MAX) {
             let mut leaving = Vec::new();
             let mut closing = Vec::new();
-            for id in some {
-                let Some((retired, led)) = self.retire(*id) else {
+            for (id, level) in some {
+                let Some((retired, led)) = self.retire(*id, level.as_ref()) else {
                     continue;
                 };
-                if let Some(replica) = retired.group.open_replica() {
-                    let left_out = replica.consensus.left_out();
-                    if !left_out.is_empty() {
-                        self.shared.lagging.note(*id, &left_out);
-                    }
-                }
-                let log = match led.as_ref().map(|led| self.down(led)) {
-                    Some(down) if down.is_empty() => Log::Purged,
-                    Some(down) => {
-                        self.shared.lagging.note(*id, &down);
-                        Log::Kept
-                    }
-                    None => Log::Kept,
+                let missing = match (&led, level) {
+                    (Some(led), Some(level)) => level.missing(&led.followers),
+                    _ => retired.left_out(),
                 };
+                let log = match led.is_some() && missing.is_empty() {
+                    true => Log::Purged,
+                    false => Log::Kept,
+                };
+                rouse::note(self.shared, *id, &missing);
                 leaving.extend(led);
                 closing.push(close::close(Arc::clone(self.shared), retired, log));
             }
@@ -165,11 +212,11 @@ impl Sweep<'_> {
         }
     }
 
-    fn retire(&self, id: GroupId) -> Option<(Retired, Option<Leaving>)> {
+    fn retire(&self, id: GroupId, level: Option<&Level>) -> Option<(Retired, Option<Leaving>)> {
         let mut leaving = None;
         let retired = self.shared.groups.retire(id, |group| {
             leaving = self.leaving(group);
-            self.decision(group) == Decision::Close
+            self.decision(group, level) == Decision::Close
         })?;
         Some((retired, leaving))
     }
@@ -182,48 +229,59 @@ impl Sweep<'_> {
         }
         let leads = replica.consensus.leader().leader == Some(self.shared.node());
         let place = replica.consensus.place().filter(|_| leads)?;
-        let mut followers = replica.consensus.voters();
-        followers.retain(|node| *node != self.shared.node());
         Some(Leaving {
             idle: Idle::new(group.id.0, place),
-            followers,
+            followers: self.followers(&replica),
         })
     }
 
-    fn down(&self, leaving: &Leaving) -> Vec<NodeId> {
-        let followers = leaving.followers.iter().copied();
-        followers.filter(|node| !self.shared.is_up(*node)).collect()
-    }
-
     /// Which of these groups all followers that are up are level in. Those in which one is not are
-    /// told at once what is committed.
-    async fn ask(&self, ids: &[GroupId]) -> Vec<GroupId> {
+    /// told at once what is committed. When they were used at the followers is known here from then
+    /// on, so that a group's last use is that at any node, under pressure, too.
+    async fn ask(&self, ids: &[GroupId]) -> Vec<(GroupId, Option<Level>)> {
         let look = |id: &GroupId| self.shared.groups.look(*id, |group| self.leaving(group));
         let idle: Vec<Leaving> = ids.iter().filter_map(look).flatten().collect();
-        let mut behind = BTreeSet::new();
-        for (idle, answer) in join_all(self.questions(&idle)).await {
-            for (place, asked) in idle.iter().enumerate() {
-                if answer.get(place) != Some(&1) {
-                    behind.insert(asked.group);
+        // `None` for one in which a follower is behind.
+        let mut levels: BTreeMap<GroupId, Option<Level>> = BTreeMap::new();
+        for leaving in &idle {
+            let level = Level {
+                last: leaving.idle.place().last,
+                nodes: Vec::new(),
+            };
+            levels.insert(GroupId(leaving.idle.group), Some(level));
+        }
+        for (node, asked, answers) in join_all(self.questions(&idle)).await {
+            for (position, idle) in asked.iter().enumerate() {
+                let id = GroupId(idle.group);
+                let Some(level) = levels.get_mut(&id) else {
+                    continue;
+                };
+                let answer = answers.get(position);
+                if let Some(answer) = answer {
+                    let note = |group: &Group| group.used_elsewhere(answer.unused_ms);
+                    self.shared.groups.look(id, note);
+                }
+                match (answer, level.as_mut()) {
+                    (Some(answer), Some(level)) if answer.is_level => level.nodes.push(node),
+                    _ => *level = None,
                 }
             }
         }
         let mut level = Vec::new();
-        for asked in &idle {
-            let id = GroupId(asked.idle.group);
-            if behind.contains(&asked.idle.group) {
-                self.remind(id).await;
-            } else {
-                let last = asked.idle.place().last;
-                self.shared.groups.look(id, |group| group.set_level(last));
-                level.push(id);
+        for (id, answered) in levels {
+            match answered {
+                Some(answered) => level.push((id, Some(answered))),
+                None => self.remind(id).await,
             }
         }
         level
     }
 
     /// One request to each follower for as many groups as fit; no answer is an empty one.
-    fn questions(&self, idle: &[Leaving]) -> Vec<impl Future<Output = (Vec<Idle>, Bytes)> + use<>> {
+    fn questions(
+        &self,
+        idle: &[Leaving],
+    ) -> Vec<impl Future<Output = (NodeId, Vec<Idle>, Vec<Levelness>)> + use<>> {
         let mut questions = Vec::new();
         for (node, idle) in self.by_follower(idle) {
             for some in idle.chunks(wire::IDLE_MAX) {
@@ -237,7 +295,7 @@ impl Sweep<'_> {
                         Some(call) => call.await.unwrap_or_default(),
                         None => Bytes::new(),
                     };
-                    (some, answer)
+                    (node, some, wire::decode_levels(&answer).unwrap_or_default())
                 });
             }
         }

@@ -30,6 +30,7 @@ use accord_storage::GroupId;
 use accord_storage::Store;
 
 use crate::group::DIRECTORY;
+use crate::shared::Shared;
 
 pub(crate) use run::promise;
 pub(crate) use run::run;
@@ -99,6 +100,12 @@ impl Recovery {
     pub(crate) fn groups_left(&self) -> u64 {
         self.groups_left.load(Ordering::Relaxed)
     }
+}
+
+/// Whether a group recovered in an earlier life of this process. If its mark cannot be read it counts
+/// as recovering, which is safe.
+pub(crate) fn is_marked(shared: &Shared, id: GroupId) -> bool {
+    shared.recovery.concerns(id) && matches!(shared.store.fact(&mark_of(id)), Ok(Some(_)))
 }
 
 /// Marks a group as recovered.

@@ -79,7 +79,7 @@ async fn recover_all(shared: &Arc<Shared>) -> Result<usize, ReadError> {
     left.store(total as u64, Ordering::Relaxed);
     tracing::info!(groups = total, "the directory has recovered");
     let mut recovering = futures_util::stream::iter(here)
-        .map(|group| async move { recover(&group).await })
+        .map(|id| recover(shared, id))
         .buffer_unordered(GROUPS_AT_ONCE_MAX);
     let mut said = Instant::now();
     while let Some(recovered) = recovering.next().await {
@@ -95,25 +95,21 @@ async fn recover_all(shared: &Arc<Shared>) -> Result<usize, ReadError> {
     Ok(total)
 }
 
-/// The groups of which this node may have forgotten something and has not recovered.
+/// The groups of which this node may have forgotten something and has not recovered. Their numbers
+/// only: there may be any number of them, and few are worked on at a time.
 async fn groups_here(
     shared: &Arc<Shared>,
     replica: &Arc<Replica>,
     spared_from: u64,
-) -> Result<Vec<Arc<Group>>, ReadError> {
+) -> Result<Vec<GroupId>, ReadError> {
     let (shared, replica) = (Arc::clone(shared), Arc::clone(replica));
     let look = move || {
         let mut here = Vec::new();
         for id in 1..spared_from {
             let found = directory::channel_of_group(&replica.rows, id).map_err(storage_error)?;
-            let Some(channel) = found.filter(|found| found.replicas.contains(&shared.node()))
-            else {
-                continue;
-            };
-            let group = shared.group(GroupId(id));
-            group.set_record(&Arc::new(channel));
-            if group.is_recovering() {
-                here.push(group);
+            let is_here = found.is_some_and(|found| found.replicas.contains(&shared.node()));
+            if is_here && !super::is_marked(&shared, GroupId(id)) {
+                here.push(GroupId(id));
             }
         }
         Ok(here)
@@ -122,9 +118,11 @@ async fn groups_here(
     looked.unwrap_or(Err(ReadError::Stopping))
 }
 
-async fn recover(group: &Arc<Group>) -> Result<(), ReadError> {
+async fn recover(shared: &Arc<Shared>, id: GroupId) -> Result<(), ReadError> {
+    let group = &shared.group(id);
+    shared.learn(group);
     let replica = catch_up(group).await?;
-    set_fact(&group.shared, mark_of(group.id), vec![1]).await?;
+    set_fact(shared, mark_of(id), vec![1]).await?;
     become_ordinary(group, &replica);
     tracing::debug!(group = group.id.0, "a group has recovered");
     Ok(())

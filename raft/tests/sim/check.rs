@@ -277,6 +277,33 @@ impl Checker {
             .collect()
     }
 
+    /// Where a group's replicas are.
+    pub fn replicas(&self, group: u64) -> Vec<NodeId> {
+        self.replicas.get(&group).cloned().unwrap_or_default()
+    }
+
+    /// What the sockets of some node have not been told, though somebody was shown it. Every node has
+    /// sockets for every channel.
+    pub fn untold(&self) -> Option<String> {
+        let channels = self.logs.iter().filter(|(group, _)| **group != 0);
+        for (group, log) in channels {
+            let last = log.seqs.keys().next_back().copied().unwrap_or(0);
+            for (node, state) in &self.nodes {
+                let told = match state.told.get(group) {
+                    Some(Known::UpTo(head)) => *head,
+                    Some(Known::Told(seq)) => *seq,
+                    None => 0,
+                };
+                if told < last {
+                    return Some(format!(
+                        "node {node} has told its sockets of group {group} up to {told}, not up to {last}"
+                    ));
+                }
+            }
+        }
+        None
+    }
+
     fn check_leader(&mut self, node: NodeId, probe: &Probe) {
         let leads = probe.leads();
         let replica = self.replica(node, probe.group());
@@ -465,14 +492,14 @@ impl Checker {
     }
 
     /// At the end, when all replicas have applied the same: every acknowledged message was shown, no
-    /// seq is missing, and all rows are equal.
+    /// seq is missing, all sockets were told of all, and all rows are equal.
     pub fn finish(&mut self, nodes: &BTreeMap<NodeId, Node>) {
         for (id, node) in nodes {
             for probe in node.probe() {
                 self.check_rows(*id, &probe);
             }
         }
-        let mut missing = Vec::new();
+        let mut missing: Vec<String> = self.untold().into_iter().collect();
         for (group, log) in &self.logs {
             let seqs: BTreeSet<u64> = log.seqs.keys().copied().collect();
             let last = seqs.last().copied().unwrap_or(0);

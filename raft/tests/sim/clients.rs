@@ -22,8 +22,8 @@ use crate::check::Acknowledged;
 use crate::check::Told;
 use crate::world::Common;
 
-/// Longest pause between two requests of one client.
-const THINK_MS_MAX: u64 = 120;
+/// Between two looks for new channels, and between two reads of one that is watched.
+const LOOK_EVERY_MS: u64 = 120;
 const LIMIT_MAX: u64 = 30;
 const BODY_BYTES_MAX: usize = 4_096;
 /// Requests with one key until the client gives up.
@@ -32,8 +32,8 @@ const TRIES_MAX: usize = 3;
 /// Writes and reads until the node ends.
 pub async fn run(common: Rc<Common>, node: Node, client: u64) {
     loop {
-        pause(1 + random() % THINK_MS_MAX).await;
-        if *common.quiet.borrow() {
+        pause(1 + random() % common.shape.think_ms_max).await;
+        if common.is_quiet(node.id()) {
             continue;
         }
         let channels = common.channels.borrow().clone();
@@ -72,7 +72,21 @@ pub async fn listen(common: Rc<Common>, node: Node) {
             common.checker.borrow_mut().told(node.id(), told);
             attached.push(attachment);
         }
-        pause(THINK_MS_MAX).await;
+        pause(LOOK_EVERY_MS).await;
+    }
+}
+
+/// Reads what the node itself has of every channel again and again, while it is to be watched.
+pub async fn watch(common: Rc<Common>, node: Node) {
+    loop {
+        pause(LOOK_EVERY_MS).await;
+        if !common.is_watched(node.id()) {
+            continue;
+        }
+        let channels = common.channels.borrow().clone();
+        for channel in &channels {
+            messages(&common, &node, channel, Consistency::Stale).await;
+        }
     }
 }
 

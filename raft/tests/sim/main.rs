@@ -4,6 +4,7 @@
 #[cfg(not(tokio_unstable))]
 compile_error!("the simulation seeds tokio's own dice: build it with `make sim`");
 
+mod asleep;
 mod check;
 mod clients;
 mod nemesis;
@@ -13,6 +14,8 @@ mod trace;
 mod world;
 
 use std::ops::Range;
+
+use world::Naps;
 
 /// Which seeds to run, as `from..to`.
 const SEEDS: &str = "ACCORD_SIM_SEEDS";
@@ -25,11 +28,13 @@ const TWICE: Range<u64> = 0..4;
 fn every_promise_holds_whatever_goes_wrong() {
     let mut failures = Vec::new();
     let (mut simulated_ms, mut real_ms) = (0, 0);
+    let mut naps = Naps::default();
     for seed in seeds() {
         match run::run(seed) {
             Ok(outcome) => {
                 simulated_ms += outcome.simulated_ms;
                 real_ms += outcome.real_ms;
+                naps = naps.and(outcome.naps);
                 eprintln!("seed {seed}: {outcome}");
             }
             Err(what) => {
@@ -40,6 +45,9 @@ fn every_promise_holds_whatever_goes_wrong() {
     }
     eprintln!("{simulated_ms} ms simulated in {real_ms} ms");
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    if seeds().any(|seed| run::shape(seed).dozes()) {
+        assert!(naps.sleeps > 0 && naps.wakes > 0, "nothing slept: {naps:?}");
+    }
 }
 
 #[test]

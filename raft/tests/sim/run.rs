@@ -10,6 +10,7 @@ use accord_storage::sim::random;
 
 use crate::check::Coverage;
 use crate::nemesis::Nemesis;
+use crate::world::Naps;
 use crate::world::Shape;
 use crate::world::World;
 
@@ -28,6 +29,7 @@ pub struct Outcome {
     pub coverage: Coverage,
     pub faults: u64,
     pub lost_batches: u64,
+    pub naps: Naps,
     pub simulated_ms: u64,
     pub real_ms: u64,
 }
@@ -48,9 +50,11 @@ impl fmt::Display for Outcome {
             f,
             "{acknowledged} writes acknowledged, {unknown} unknown, {refused} refused; {reads} reads; \
              {entries} entries; {leaders} leaders; {snapshots} snapshots; {digests} states compared; \
-             {} faults; {} batches lost; {} events, trace {:016x}; {} ms in {} ms",
+             {} faults; {} batches lost; {} replicas woken, {} put to sleep; {} events, trace {:016x}; {} ms in {} ms",
             self.faults,
             self.lost_batches,
+            self.naps.wakes,
+            self.naps.sleeps,
             self.trace.1,
             self.trace.0,
             self.simulated_ms,
@@ -75,6 +79,8 @@ pub fn shape(seed: u64) -> Shape {
         snapshot_after_entries: [40, 200, 10_000][usize::try_from(seed / 3 % 3).unwrap_or(0)],
         // So short that groups fall asleep between two requests, or so long that they never do.
         idle_ms: [100, 400, 10_000, 600_000][usize::try_from(seed / 9 % 4).unwrap_or(0)],
+        // In some lives so seldom that whole groups are idle between two requests of anybody.
+        think_ms_max: [120, 120, 6_000][usize::try_from(seed % 3).unwrap_or(0)],
     }
 }
 
@@ -106,15 +112,23 @@ fn storm(shape: Shape) -> Result<Outcome, String> {
         world.step()?;
     }
     nemesis.heal(&mut world);
+    let all = world.ids();
+    if shape.seed.is_multiple_of(2) {
+        // What was missed comes without anybody asking for it.
+        world.quieten(&all);
+        world.until("all are even by themselves", RECOVERY_MS_MAX, |world| {
+            world.is_even()
+        })?;
+        world.quieten(&[]);
+    }
     let written = world.common.checker.borrow().coverage.acknowledged;
     world.until("clients can write again", RECOVERY_MS_MAX, |world| {
         world.common.checker.borrow().coverage.acknowledged >= written + WRITES_AFTER
     })?;
-    world.common.quiet.replace(true);
+    world.quieten(&all);
     world.until("all replicas are even", RECOVERY_MS_MAX, |world| {
         world.is_even()
     })?;
-    // Everything that was committed is told, everywhere.
     let checker = &world.common.checker;
     checker.borrow_mut().finish(&world.common.nodes.borrow());
     if let Some(first) = checker.borrow().violations().first() {
@@ -127,6 +141,7 @@ fn storm(shape: Shape) -> Result<Outcome, String> {
         trace: (hash ^ random(), events),
         coverage: checker.coverage,
         faults: nemesis.faults,
+        naps: world.naps(),
         lost_batches: world.disks.values().map(|disk| disk.lost()).sum(),
         simulated_ms: world.now_ms(),
         real_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,6 +23,8 @@ use accord_raft::NodeOptions;
 use accord_raft::SnapshotPolicy;
 use accord_raft::Timing;
 use accord_raft::machine::Committed;
+use accord_storage::GroupId;
+use accord_storage::LogId;
 use accord_storage::sim::Disk;
 use accord_storage::sim::Loss;
 use accord_storage::sim::mount;
@@ -61,6 +64,15 @@ pub struct Shape {
     pub heartbeat_ms: u64,
     pub snapshot_after_entries: u64,
     pub idle_ms: u64,
+    /// Longest pause between two requests of one client.
+    pub think_ms_max: u64,
+}
+
+impl Shape {
+    /// Whether groups fall asleep between two requests.
+    pub fn dozes(&self) -> bool {
+        self.idle_ms < self.think_ms_max / 2
+    }
 }
 
 /// What hosts, clients and the test share.
@@ -69,11 +81,53 @@ pub struct Common {
     pub checker: RefCell<Checker>,
     pub nodes: RefCell<BTreeMap<NodeId, Node>>,
     pub channels: RefCell<Vec<Arc<Channel>>>,
-    /// Clients do nothing new once it is set.
-    pub quiet: RefCell<bool>,
+    /// Nodes whose clients do nothing new.
+    quiet: RefCell<BTreeSet<NodeId>>,
+    /// Nodes where somebody reads the channels all the time, as far as the node has them.
+    watched: RefCell<BTreeSet<NodeId>>,
+    /// Replicas that nodes opened and closed before they were restarted.
+    before: RefCell<Naps>,
     told: Arc<Mutex<Vec<(NodeId, Uuid, Heard)>>>,
     followed: Arc<Mutex<Vec<Uuid>>>,
     leave: RefCell<BTreeMap<NodeId, Rc<Notify>>>,
+}
+
+/// How often replicas were opened, and closed because nobody used them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Naps {
+    pub wakes: u64,
+    pub sleeps: u64,
+}
+
+impl Naps {
+    fn of(node: &Node) -> Naps {
+        let metrics = node.metrics().values;
+        let count = |wanted| {
+            let mut found = metrics.iter().filter(|(name, ..)| *name == wanted);
+            found.next().map_or(0.0, |(_, _, _, value)| *value)
+        };
+        Naps {
+            wakes: whole(count("groups_woken_total")),
+            sleeps: whole(count("groups_slept_total")),
+        }
+    }
+
+    pub fn and(self, other: Naps) -> Naps {
+        Naps {
+            wakes: self.wakes + other.wakes,
+            sleeps: self.sleeps + other.sleeps,
+        }
+    }
+}
+
+/// A counter, which metrics hold as a float.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a counter is whole, positive, and small here"
+)]
+fn whole(count: f64) -> u64 {
+    count as u64
 }
 
 enum Heard {
@@ -88,6 +142,23 @@ impl Common {
             .iter()
             .find(|known| known.id == channel.into_bytes());
         found.map(|channel| channel.group)
+    }
+
+    /// Whether the clients of `node` are to do nothing new.
+    pub fn is_quiet(&self, node: NodeId) -> bool {
+        self.quiet.borrow().contains(&node)
+    }
+
+    /// Whether somebody reads the channels through `node` all the time.
+    pub fn is_watched(&self, node: NodeId) -> bool {
+        self.watched.borrow().contains(&node)
+    }
+
+    /// A node is about to forget how often its replicas were opened and closed.
+    fn keep_naps(&self, node: &Node) {
+        let naps = Naps::of(node);
+        let mut before = self.before.borrow_mut();
+        *before = before.and(naps);
     }
 
     /// From now on `channel` is written to and checked.
@@ -159,7 +230,9 @@ impl World {
             checker: RefCell::new(Checker::new(&ids)),
             nodes: RefCell::default(),
             channels: RefCell::default(),
-            quiet: RefCell::new(false),
+            quiet: RefCell::default(),
+            watched: RefCell::default(),
+            before: RefCell::default(),
             told: Arc::default(),
             followed: Arc::default(),
             leave: RefCell::default(),
@@ -258,7 +331,8 @@ impl World {
         let end = self.now_ms + ms_max;
         while !done(self) {
             if self.now_ms >= end {
-                return Err(format!("after {ms_max} ms still not: {what}"));
+                let missing = self.unevenness().unwrap_or_default();
+                return Err(format!("after {ms_max} ms still not: {what}; {missing}"));
             }
             self.step()?;
         }
@@ -273,6 +347,7 @@ impl World {
         let handle = self.common.nodes.borrow_mut().remove(&node);
         self.sim.crash(name(node));
         if let Some(handle) = handle {
+            self.common.keep_naps(&handle);
             handle.abandon();
         }
         let lost = self.disks.get(&node).map_or(0, |disk| disk.crash(loss));
@@ -320,16 +395,79 @@ impl World {
         leaders.max().map(|(_, node)| node)
     }
 
-    /// Whether every replica has applied all that anybody has.
-    pub fn is_even(&self) -> bool {
-        let lengths = self.common.checker.borrow().lengths();
-        let nodes = self.common.nodes.borrow();
-        let all = nodes.len() == self.disks.len();
-        all && nodes.values().flat_map(Node::probe).all(|probe| {
-            let next = probe.applied().map_or(0, |applied| applied.index + 1);
-            Some(&next) == lengths.get(&probe.group()) && next == probe.computed_next()
-        })
+    /// Has the clients of these nodes do nothing new, and those of all others go on.
+    pub fn quieten(&self, nodes: &[NodeId]) {
+        self.common
+            .quiet
+            .replace(nodes.iter().copied().collect::<BTreeSet<_>>());
     }
+
+    /// Has somebody read all channels through these nodes all the time.
+    pub fn watch(&self, nodes: &[NodeId]) {
+        self.common
+            .watched
+            .replace(nodes.iter().copied().collect::<BTreeSet<_>>());
+    }
+
+    /// How often replicas were opened and closed so far.
+    pub fn naps(&self) -> Naps {
+        let nodes = self.common.nodes.borrow();
+        let now = nodes.values().map(Naps::of);
+        now.fold(*self.common.before.borrow(), Naps::and)
+    }
+
+    /// Whether no node has a channel open.
+    pub fn is_asleep(&self, nodes: &[NodeId]) -> bool {
+        let running = self.common.nodes.borrow();
+        let open = nodes
+            .iter()
+            .filter_map(|node| running.get(node))
+            .flat_map(Node::probe);
+        open.filter(|probe| probe.group() != 0).count() == 0
+    }
+
+    /// Whether every replica, open or asleep, has applied all that anybody has, and every node has
+    /// told its sockets of it.
+    pub fn is_even(&self) -> bool {
+        self.unevenness().is_none()
+    }
+
+    /// What is missing where.
+    pub fn unevenness(&self) -> Option<String> {
+        let nodes = self.common.nodes.borrow();
+        let checker = self.common.checker.borrow();
+        for id in self.disks.keys().filter(|id| !nodes.contains_key(id)) {
+            return Some(format!("node {id} does not run"));
+        }
+        for (group, length) in checker.lengths() {
+            for node in checker.replicas(group) {
+                let probes = nodes.get(&node).map(Node::probe).unwrap_or_default();
+                let open = probes.iter().find(|probe| probe.group() == group);
+                let applied = match open {
+                    Some(probe) if probe.computed_next() < length => Some(probe.computed_next()),
+                    Some(probe) => Some(next(probe.applied())),
+                    // It sleeps, and what it would find is on the disk.
+                    None => match self.disks[&node].held(GroupId(group)) {
+                        Ok(held) => Some(next(held.applied)),
+                        Err(error) => return Some(error),
+                    },
+                };
+                if applied != Some(length) {
+                    return Some(format!(
+                        "node {node} has applied {applied:?} of {length} entries of group {group}, \
+                         which is {}",
+                        if open.is_some() { "open" } else { "asleep" }
+                    ));
+                }
+            }
+        }
+        checker.untold()
+    }
+}
+
+/// How many entries there are up to a position.
+fn next(position: Option<LogId>) -> u64 {
+    position.map_or(0, |position| position.index + 1)
 }
 
 /// Uses numbers of tasks up until the next is a multiple of [`TASK_LISTS`].
@@ -397,8 +535,10 @@ async fn host(common: Rc<Common>, id: NodeId) -> turmoil::Result {
         tokio::task::spawn_local(clients::run(Rc::clone(&common), node.clone(), client));
     }
     tokio::task::spawn_local(clients::listen(Rc::clone(&common), node.clone()));
+    tokio::task::spawn_local(clients::watch(Rc::clone(&common), node.clone()));
     leave.notified().await;
     node.drain().await;
+    common.keep_naps(&node);
     common.nodes.borrow_mut().remove(&id);
     node.stop().await;
     std::future::pending().await

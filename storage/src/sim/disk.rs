@@ -203,6 +203,15 @@ impl Disk {
         DurableGroup::new(maps, group)
     }
 
+    /// What the process that has the disk reads of one group, synced or not.
+    ///
+    /// # Errors
+    /// When a record cannot be decoded.
+    pub fn held(&self, group: GroupId) -> Result<DurableGroup, String> {
+        let maps = self.lock().visible.clone();
+        DurableGroup::new(maps, group)
+    }
+
     /// A store is opened. What a killed process left in the system's hands is durable from here on:
     /// RocksDB flushes to synced files whatever it replays from its log, unless told not to
     /// (`avoid_flush_during_recovery`).

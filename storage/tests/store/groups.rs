@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use accord_storage::{Error, GroupId, LogState, Order, Store, Table, Vote, Write};
+use accord_storage::{Error, GroupId, LogState, Order, Standing, Store, Table, Vote, Write};
 
 use crate::support::{block_on, drain, entries, entry, fine, id, open, options, wait};
 
@@ -225,6 +225,32 @@ fn rows_change_together_with_the_applied_position() {
     let group = store.group(GROUP).unwrap();
     assert_eq!(group.applied(), Some(id(1, 1)));
     assert_eq!(group.get(Table::State, b"b").unwrap(), Some(b"2".to_vec()));
+}
+
+#[test]
+fn where_a_group_stands_is_known_without_opening_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    assert_eq!(store.standing(GROUP).unwrap(), Standing::default());
+    let group = store.group(GROUP).unwrap();
+    group.append(entries(2, 0..5), fine());
+    let queued = store.standing(GROUP).unwrap();
+    assert_eq!((queued.last, queued.applied), (Some(id(2, 4)), None));
+    wait(|done| group.apply(id(2, 3), Vec::new(), done)).unwrap();
+    let ends = Standing {
+        last: Some(id(2, 4)),
+        applied: Some(id(2, 3)),
+    };
+    assert_eq!(store.standing(GROUP).unwrap(), ends);
+    // Purged entries are still the end of the log.
+    wait(|done| group.purge(id(2, 4), done)).unwrap();
+    drop(group);
+    assert_eq!(store.standing(GROUP).unwrap(), ends);
+    assert_eq!(store.stats().groups_open, 0);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.standing(GROUP).unwrap(), ends);
+    assert_eq!(store.standing(GroupId(8)).unwrap(), Standing::default());
 }
 
 #[test]
