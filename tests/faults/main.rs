@@ -10,6 +10,7 @@
 // Tests may unwrap: a panic is how they fail.
 #![allow(clippy::unwrap_used, clippy::large_futures)]
 
+mod doze;
 mod minority;
 #[cfg(feature = "planted-bugs")]
 mod planted;
@@ -86,7 +87,8 @@ fn channels_that_doze() {
         rate: DOZING_RATE,
         ..Settings::new(71)
     };
-    survives_as(&settings, &kinds, NetworkKind::Best, 30);
+    let slept = survives_as(&settings, &kinds, NetworkKind::Best, 30);
+    assert!(slept > 0.0, "no channel dozed");
 }
 
 #[test]
@@ -104,8 +106,14 @@ fn survives(seed: u64, kinds: &[FaultKind], network: NetworkKind, seconds: u64) 
     survives_as(&settings, kinds, network, seconds);
 }
 
-/// Runs an episode of these faults, as far as they can be injected here.
-fn survives_as(asked_for: &Settings, kinds: &[FaultKind], network: NetworkKind, seconds: u64) {
+/// Runs an episode of these faults, as far as they can be injected here. Answers how many replicas
+/// were closed because nobody used them.
+fn survives_as(
+    asked_for: &Settings,
+    kinds: &[FaultKind],
+    network: NetworkKind,
+    seconds: u64,
+) -> f64 {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -158,7 +166,7 @@ fn survives_as(asked_for: &Settings, kinds: &[FaultKind], network: NetworkKind, 
                 episode.verdict == Verdict::Passed || had_impossible,
                 "a verdict of unknown needs a reason"
             );
-            return;
+            return episode.slept;
         }
         reasons = left;
     }

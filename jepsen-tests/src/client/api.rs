@@ -253,6 +253,12 @@ impl Api {
         expect(200, &self.get("/api/cluster").await?)
     }
 
+    /// The value of one of the node's metrics that has no labels.
+    pub async fn metric(&self, name: &str) -> Result<f64, ApiError> {
+        let text = self.get("/metrics").await?.text();
+        metric(&text, name).ok_or_else(|| ApiError::Broken(format!("there is no metric {name}")))
+    }
+
     /// With the hash of the state that this node has applied, if it holds an open replica.
     pub async fn channel_hash(&self, channel: &str) -> Result<ChannelView, ApiError> {
         let target = format!("/api/cluster/channels/{channel}?hash=true");
@@ -396,6 +402,13 @@ fn origin_stripped(target: &str) -> String {
         },
         None => target.to_owned(),
     }
+}
+
+/// The value of a metric without labels, in the text of Prometheus.
+pub fn metric(text: &str, name: &str) -> Option<f64> {
+    let mut samples = text.lines().filter_map(|line| line.split_once(' '));
+    let (_, value) = samples.find(|(found, _)| *found == name)?;
+    value.trim().parse().ok()
 }
 
 #[cfg(test)]

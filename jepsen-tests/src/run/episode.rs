@@ -18,7 +18,7 @@ use crate::rng::Rng;
 use crate::workload::context::{Context, NodeAddress, Oddities};
 use crate::workload::rest::Rest;
 use crate::workload::{self, Clients, Phase};
-use crate::world::{World, WorldError, WorldOptions};
+use crate::world::{LOOK_MAX, World, WorldError, WorldOptions};
 
 /// Load before the first fault may strike, so that there is something to lose.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -29,6 +29,8 @@ const CLIENTS_END_WITHIN: Duration = Duration::from_secs(30);
 /// Attempts to make the run's server and channels.
 const SETUP_ATTEMPTS_MAX: u32 = 100;
 const SETUP_PAUSE: Duration = Duration::from_millis(100);
+/// What the nodes call it that a replica was closed because nobody used it.
+const SLEPT: &str = "accord_groups_slept_total";
 /// Between two lines about the progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
@@ -40,6 +42,9 @@ pub struct Episode {
     pub history: History,
     pub report: Report,
     pub oddities: Oddities,
+    /// Replicas that the nodes have closed because nobody used them, as far as processes that lived to
+    /// tell know.
+    pub slept: f64,
     /// Where history, logs and data are kept, if they are.
     pub kept: Option<PathBuf>,
     /// Faults that were asked for and cannot be injected here, and why.
@@ -89,6 +94,7 @@ pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Episode, RunError>
         mut subscribers,
     } = clients;
     let mut reasons = drained(&mut askers, "a client").await;
+    let slept_under_load = slept(&world).await;
     say("healing");
     let healed = recorder.clock().now();
     world.heal().await?;
@@ -110,6 +116,7 @@ pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Episode, RunError>
             .collect(),
     };
     let history = recorder.history(setting, Some(ending));
+    let slept = slept(&world).await.max(slept_under_load);
     // The check needs the processors for itself, and nobody needs the nodes any more.
     world.cluster().kill_all().map_err(WorldError::from)?;
     let (history, report) = checked(history).await;
@@ -121,6 +128,7 @@ pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Episode, RunError>
         history,
         report,
         oddities,
+        slept,
         kept: None,
         cannot,
     };
@@ -128,6 +136,18 @@ pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Episode, RunError>
         episode.kept = Some(keep(settings, &world, &episode)?);
     }
     Ok(episode)
+}
+
+/// The sum over the nodes that can be asked.
+async fn slept(world: &World) -> f64 {
+    let cluster = world.cluster();
+    let mut sum = 0.0;
+    for api in cluster.apis(&cluster.ids()) {
+        let asked = tokio::time::timeout(LOOK_MAX, Box::pin(api.metric(SLEPT))).await;
+        // A node that is down or that stands still tells nothing.
+        sum += asked.ok().and_then(Result::ok).unwrap_or(0.0);
+    }
+    sum
 }
 
 /// The faults that this world can inject and those that were asked for and it cannot.

@@ -23,10 +23,10 @@ pub const RATE_DEFAULT: f64 = 120.0;
 /// Fewest and most channels that a seed chooses.
 const CHANNELS: (u64, u64) = (3, 9);
 /// Most kinds of fault that a seed mixes in one episode of a campaign.
+const KINDS_MAX: u64 = 4;
 /// The idle time of the episodes of a campaign in which channels fall asleep all the time, in
 /// milliseconds.
 pub const DOZE_MS: u64 = 200;
-const KINDS_MAX: u64 = 4;
 /// Shortest and longest load of an episode of a campaign, in seconds.
 const CAMPAIGN_LOAD_S: (u64, u64) = (30, 75);
 

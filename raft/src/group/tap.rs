@@ -153,6 +153,40 @@ mod tests {
         })
     }
 
+    #[derive(Default)]
+    struct Ear(Mutex<Vec<(Uuid, u64)>>);
+
+    impl Delivery for Ear {
+        fn committed(&self, channel: Uuid, batch: &Arc<Committed>) {
+            self.0.lock().unwrap().push((channel, batch.first_seq));
+        }
+
+        fn skipped(&self, channel: Uuid, head: u64) {
+            self.0.lock().unwrap().push((channel, head));
+        }
+
+        fn ephemeral(&self, _: Uuid, _: &bytes::Bytes) {}
+
+        fn followed(&self) -> Vec<Uuid> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn what_is_committed_is_delivered_as_soon_as_its_channel_is_known() {
+        let (ear, channel) = (Arc::new(Ear::default()), Arc::new(OnceLock::new()));
+        let heads = Arc::new(watch::Sender::new(0));
+        let delivery = Arc::clone(&ear) as Arc<dyn Delivery>;
+        let tap = Tap::new(delivery, Arc::clone(&channel), heads);
+        tap.committed(&batch(1, 1));
+        channel.set(Uuid::from_u128(7)).unwrap();
+        // Nobody has told the tap: a replica that opens knows it before it applies anything.
+        tap.committed(&batch(2, 1));
+        tap.skipped(9);
+        let heard = ear.0.lock().unwrap();
+        assert_eq!(*heard, [(Uuid::from_u128(7), 2), (Uuid::from_u128(7), 9)]);
+    }
+
     #[test]
     fn what_is_kept_for_feeds_is_bounded_in_number_and_bytes() {
         let mut recent = Recent::default();

@@ -436,7 +436,7 @@ impl World {
     pub fn unevenness(&self) -> Option<String> {
         let nodes = self.common.nodes.borrow();
         let checker = self.common.checker.borrow();
-        for id in self.disks.keys().filter(|id| !nodes.contains_key(id)) {
+        if let Some(id) = self.disks.keys().find(|id| !nodes.contains_key(id)) {
             return Some(format!("node {id} does not run"));
         }
         for (group, length) in checker.lengths() {

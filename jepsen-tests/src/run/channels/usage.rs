@@ -6,6 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+pub use crate::client::api::metric;
+
 /// Ticks per second in `/proc/PID/stat`: fixed by Linux towards user space.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// A block as `stat` counts it.
@@ -88,13 +90,6 @@ pub fn disk_bytes(directory: &Path) -> io::Result<u64> {
         };
     }
     Ok(sum)
-}
-
-/// The value of a metric without labels, in the text of Prometheus.
-pub fn metric(text: &str, name: &str) -> Option<f64> {
-    let mut samples = text.lines().filter_map(|line| line.split_once(' '));
-    let (_, value) = samples.find(|(found, _)| *found == name)?;
-    value.trim().parse().ok()
 }
 
 #[cfg(test)]
