@@ -18,10 +18,11 @@ fn a_flipped_bit_found_by_a_read_ends_the_process() {
     run(180, async {
         let cluster = own_cluster(3).await;
         let channel = cluster.api(1).new_channel().await.unwrap();
-        let body = "x".repeat(2_000);
         for number in 0..60 {
             let api = cluster.api(number % 3 + 1);
-            api.post(&channel, "ann", &body).await.unwrap();
+            api.post(&channel, "ann", &noise(number, 2_000))
+                .await
+                .unwrap();
         }
         // Opening writes what was in the write-ahead log into tables.
         cluster.kill(3).unwrap();
@@ -347,4 +348,17 @@ async fn wait_taken(
         took.as_millis()
     );
     taken
+}
+
+/// Letters that do not compress: what is read of them when a group is opened is in memory then, and
+/// must not be all.
+fn noise(seed: u64, length: usize) -> String {
+    let mut state = seed;
+    let letters = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        char::from(b'a' + u8::try_from(state >> 60).unwrap_or(0))
+    });
+    letters.take(length).collect()
 }

@@ -39,5 +39,6 @@ mod rich_socket;
 mod sizes;
 mod snapshots;
 mod socket_survival;
+mod steady;
 mod stopping;
 mod writer;

@@ -65,7 +65,7 @@ pub(crate) enum Decision {
 
 pub(crate) fn decide(rules: &Rules, facts: &Facts) -> Decision {
     let idle = match (facts.role, facts.pressed) {
-        (Role::Leader { .. }, _) => rules.idle.min(rules.elective),
+        (Role::Leader { .. }, false) => rules.idle.min(rules.elective),
         // Its leader knew of all use here but what came while it closed. Staying awake without it
         // would end in an election.
         (Role::Follower { .. }, _) | (_, true) => rules.idle_pressed,
