@@ -85,9 +85,11 @@ fn pressure(shared: &Shared) -> u64 {
     pressed_ms(&awake, awake_max, shared.options.replication)
 }
 
+/// Whether only another node can begin to close the group.
 fn is_led_elsewhere(shared: &Shared, group: &Group) -> bool {
-    let leader = group
-        .open_replica()
+    let replica = group.open_replica();
+    let leader = replica
+        .filter(|replica| !replica.consensus.is_steady())
         .and_then(|replica| replica.consensus.leader().leader);
     leader.is_some_and(|leader| leader != shared.node() && shared.is_up(leader))
 }
