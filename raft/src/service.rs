@@ -273,6 +273,10 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
             Kind::Rouse => {
                 let roused = consensus.rouse().await;
                 roused.map_err(|error| error.to_string())?;
+                if !consensus.is_in_office() {
+                    // It may be the leader who asks, and has forgotten that it was.
+                    tokio::spawn(failover::first_leader(Arc::clone(&group)));
+                }
                 Ok(Bytes::new())
             }
             Kind::Append

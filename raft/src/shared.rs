@@ -204,7 +204,7 @@ impl Shared {
                     && let Some(group) = group.upgrade()
                     && !group.is_standing()
                 {
-                    tokio::spawn(failover::first_leader(group));
+                    tokio::spawn(failover::waken(group));
                 }
                 had_leader = view.leader.is_some();
                 let leads = (view.leader == Some(node)).then_some(view.term);

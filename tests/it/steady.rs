@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use accord_jepsen::{Api, Cluster, ClusterOptions, Consistency, RaftOptions, wait_until};
 
+use crate::rejoin::rejoin;
 use crate::support::{SOON, assert_gapless, options, run, started};
 use crate::writer::{Writer, assert_kept, fill, read_whole, wait_level};
 
@@ -172,6 +173,42 @@ fn a_steady_leader_that_dies_or_stops_is_replaced() {
             for api in &apis {
                 wait_level(api, &channel, &whole).await;
             }
+        }
+    });
+}
+
+/// The leader of a sleeping channel loses its disk, and nobody but itself asks
+/// for the channel: it must not take itself for the one who leads it.
+#[test]
+fn a_leader_that_lost_its_disk_recovers_channels_that_sleep() {
+    run(180, async {
+        let cluster = lasting_cluster(3).await;
+        let apis = cluster.apis(&cluster.ids());
+        let mut channels = Vec::new();
+        for _ in 0..3 {
+            let channel = apis[0].new_channel().await.unwrap();
+            fill(&apis, &channel, "first", 4).await;
+            let whole = read_whole(&apis[0], &channel).await;
+            channels.push((channel, whole));
+        }
+        let leader = apis[0].leader_of(&channels[0].0, SOON).await.unwrap();
+        asleep(&apis).await;
+        cluster.kill(leader).unwrap();
+        let output = rejoin(&cluster, leader);
+        assert!(output.status.success(), "{output:?}");
+        cluster.start_node(leader).unwrap();
+        cluster.wait_ready(leader).await.unwrap();
+        let api = cluster.api(leader);
+        wait_until("all channels to recover", SOON, || async {
+            match api.metric("accord_groups_recovering").await {
+                Ok(0.0) => Ok(()),
+                other => Err(format!("{other:?} recover")),
+            }
+        })
+        .await
+        .unwrap();
+        for (channel, whole) in &channels {
+            wait_level(&api, channel, whole).await;
         }
     });
 }

@@ -275,6 +275,14 @@ impl Consensus {
         }
     }
 
+    /// The leader of its vote does not lead any more, or so it seems: it counts as remembered again.
+    pub(crate) fn doubt(&self) {
+        if self.is_steady() {
+            let forget = |heard: &mut bool| std::mem::replace(heard, false);
+            self.knowledge.heard.send_if_modified(forget);
+        }
+    }
+
     /// The leader of its vote has been heard: it leads still.
     pub(crate) fn note_heard(&self) {
         let hear = |heard: &mut bool| !std::mem::replace(heard, true);
@@ -287,9 +295,12 @@ impl Consensus {
     }
 
     pub(crate) fn voters(&self) -> Vec<NodeId> {
-        match &*self.engine.raft.borrow() {
-            Some(raft) => raft.voter_ids().collect(),
-            None => self.engine.voters.clone(),
+        let raft = self.engine.raft.borrow();
+        let voters: Vec<_> = raft.iter().flat_map(Raft::voter_ids).collect();
+        // openraft knows none until it has said its first word.
+        match voters.is_empty() {
+            true => self.engine.voters.clone(),
+            false => voters,
         }
     }
 
@@ -632,7 +643,7 @@ impl Engine {
     fn take_over(self: Arc<Self>) {
         tokio::spawn(async move {
             if let Err(error) = self.start(None).await {
-                tracing::debug!(group = self.group.id().0, %error, "openraft was not started");
+                tracing::error!(group = self.group.id().0, %error, "a replica could not be opened");
             }
         });
     }
@@ -707,7 +718,8 @@ impl Engine {
             Some(raft) => self
                 .knowledge
                 .resumes(&raft.server_metrics().borrow_watched()),
-            None => false,
+            // openraft is about to take over.
+            None => !self.knowledge.is_steady() && self.knowledge.resumes.load(Ordering::Acquire),
         }
     }
 }
@@ -851,7 +863,8 @@ impl Knowledge {
         let known = |leader: &NodeId| *leader == self.node || *self.heard.borrow();
         LeaderView {
             leader: voted.filter(|leader| self.is_steady() && known(leader)),
-            remembered: voted.filter(|leader| *leader != self.node),
+            remembered: voted
+                .filter(|leader| *leader != self.node || self.resumes.load(Ordering::Acquire)),
             term: self.opened.map_or(0, |vote| vote.term),
         }
     }

@@ -37,7 +37,6 @@ use crate::clock;
 use crate::consensus::LeaderChanges;
 use crate::consensus::Proposal;
 use crate::consensus::ProposeError;
-use crate::failover;
 use crate::machine::BATCH_BYTES_MAX;
 use crate::machine::BatchBuilder;
 use crate::machine::COMMANDS_PER_BATCH_MAX;
@@ -483,13 +482,8 @@ impl Lane {
     /// A replica that follows steadily has no timer that would tell it that its leader does not lead
     /// any more; a refusal does.
     fn doubt(&self) {
-        if let Some(group) = self.group.upgrade()
-            && self
-                .replica
-                .as_ref()
-                .is_some_and(|replica| replica.consensus.is_steady())
-        {
-            tokio::spawn(failover::waken(group));
+        if let Some(group) = self.group.upgrade() {
+            group.doubt_leader();
         }
     }
 

@@ -99,6 +99,8 @@ pub(crate) struct Group {
     standing: AtomicBool,
     /// The same group's last waking on this node, while it is still closing.
     before: Option<Closing>,
+    /// Somebody is finding out whether its leader still leads.
+    doubting: AtomicBool,
     /// Nobody can get hold of it any more.
     retired: AtomicBool,
     /// When it was last of use to anybody, in milliseconds of [`Shared::now_ms`]; 0 if it never was
@@ -139,6 +141,7 @@ impl Group {
             appends_waiting: Arc::default(),
             standing: AtomicBool::new(false),
             before,
+            doubting: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             used_ms: AtomicU64::new(0),
             heard_ms: AtomicU64::new(now_ms),
@@ -465,6 +468,23 @@ impl Group {
         }
     }
 
+    /// Whoever this replica takes for the leader has refused something. A replica that follows steadily
+    /// has no timer that would tell it that its leader does not lead any more.
+    pub(crate) fn doubt_leader(self: &Arc<Self>) {
+        if let Some(replica) = self.open_replica()
+            && replica.consensus.is_steady()
+            && !replica.consensus.is_in_office()
+            && !self.doubting.swap(true, Ordering::AcqRel)
+        {
+            replica.consensus.doubt();
+            let group = Arc::clone(self);
+            tokio::spawn(async move {
+                failover::waken(Arc::clone(&group)).await;
+                group.doubting.store(false, Ordering::Release);
+            });
+        }
+    }
+
     /// Has openraft take over at the leader, which then brings every follower level. False if it did
     /// not say so.
     pub(crate) async fn rouse_leader(&self, replica: &Replica) -> bool {
@@ -486,6 +506,7 @@ impl Group {
             if let Some(index) = self.try_read_index().await {
                 return Ok(index);
             }
+            self.doubt_leader();
             if self.shared.is_stopping() {
                 return Err(ReadError::Stopping);
             }

@@ -35,6 +35,9 @@ pub(crate) async fn confirmed_index(group: &Group) -> Result<u64, ReadError> {
     let mut answers: FuturesUnordered<_> = others
         .filter_map(|node| group.ask(*node, Kind::Inquire, CONFIRM_DEADLINE))
         .collect();
+    if voters.is_empty() {
+        return Err(ReadError::NoLeader);
+    }
     let mut missing = voters.len() / 2;
     while missing > 0 {
         match answers.next().await {

@@ -245,7 +245,7 @@ fn wake_others(group: &Group) {
     for node in others.filter(|node| *node != group.shared.node()) {
         if group.shared.is_up(node) {
             // Being asked is what opens it; nobody waits for the answer.
-            drop(group.ask(node, Kind::Status, INQUIRY_DEADLINE));
+            drop(group.ask(node, Kind::Rouse, INQUIRY_DEADLINE));
         }
     }
 }

@@ -226,7 +226,10 @@ impl Steady {
     /// Whether nothing is under way, here or to others. A follower may wait for the word that the end
     /// of its log is committed; whoever has it for it opens it again.
     pub(super) fn is_at_rest(&self) -> bool {
-        let state = self.state();
+        // Not waited for: the caller holds up the whole node, and what is locked is not at rest.
+        let Ok(state) = self.state.try_lock() else {
+            return false;
+        };
         let is_done = !self.leads() || state.waiting.is_empty();
         state.under_way == 0 && !state.applying && is_done
     }
@@ -395,10 +398,15 @@ impl Steady {
             }
             {
                 let mut state = steady.state();
+                if state.ended {
+                    // Whoever took over has published this, and perhaps more.
+                    return;
+                }
                 state.applying = false;
                 state.applier.publish_progress();
+                // Under the lock, too: nobody else may be purging.
+                steady.purge();
             }
-            steady.purge();
             steady.settle();
         });
     }
@@ -514,4 +522,4 @@ pub(super) const UNAPPLIED_MAX: u64 = 256;
 
 /// How long a read waits for entries that should be on their way before it has the leader send them
 /// again.
-pub(crate) const OVERDUE_AFTER: Duration = Duration::from_millis(40);
+pub(crate) const OVERDUE_AFTER: Duration = Duration::from_millis(250);
