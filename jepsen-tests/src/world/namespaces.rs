@@ -206,7 +206,7 @@ fn free_network(world: u64) -> Result<u64, WorldError> {
 /// Routes to our ranges are made of their first three numbers and some fourth.
 fn is_free(network: u64, routes: &str) -> bool {
     let [_, second, third, _] = api_addresses(network, 1).0.octets();
-    (third..third + 4).all(|third| !routes.contains(&format!("10.{second}.{third}.")))
+    (third..=third | 3).all(|third| !routes.contains(&format!("10.{second}.{third}.")))
 }
 
 /// The harness's and the node's end of a /30.
@@ -232,6 +232,17 @@ fn hardware_text(node: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_is_free_without_routes_to_any_of_its_four_parts() {
+        // Number 63 ends at 10.128.255.255.
+        for network in [0, 1, 63, API_NETWORKS - 1] {
+            assert!(is_free(network, "10.127.255.0/24 dev eth0"));
+        }
+        assert!(!is_free(63, "10.128.252.0/30 dev aw0"));
+        assert!(!is_free(63, "10.128.255.4/30 dev aw0"));
+        assert!(is_free(63, "10.129.0.0/30 dev aw0"));
+    }
 
     #[test]
     fn ranges_of_worlds_and_nodes_do_not_overlap() {
