@@ -16,6 +16,7 @@ use crate::api::Range;
 use crate::api::ReadError;
 use crate::consensus::decode_steady;
 use crate::consensus::wire;
+use crate::consensus::wire::Malformed;
 use crate::failover;
 use crate::group::Append;
 use crate::group::DIRECTORY;
@@ -55,35 +56,18 @@ impl PeerService {
     fn dispatch(&self, from: NodeId, kind: Kind, body: Bytes, reply: Reply) -> Result<(), String> {
         match kind {
             Kind::Append => {
-                let (group, request) = match wire::decode_append(body) {
-                    Ok(decoded) => decoded,
-                    Err(error) => {
-                        reply.refuse(&error.to_string());
-                        return Err(error.to_string());
-                    }
-                };
-                // What says nothing but that there is a leader takes no room.
-                if !request.entries.is_empty() && !self.shared.store.has_reserve() {
-                    reply.refuse("this node's disk is too full for entries");
-                    return Ok(());
-                }
-                let group = self.shared.group(GroupId(group));
-                group.append(Append::Elective(request), reply);
+                let decoded = wire::decode_append(body);
+                self.append(
+                    decoded.map(|(group, it)| (group, Append::Elective(it))),
+                    reply,
+                )?;
             }
             Kind::Steady => {
-                let (group, request) = match decode_steady(from, body) {
-                    Ok(decoded) => decoded,
-                    Err(error) => {
-                        reply.refuse(&error.to_string());
-                        return Err(error.to_string());
-                    }
-                };
-                if !request.is_empty() && !self.shared.store.has_reserve() {
-                    reply.refuse("this node's disk is too full for entries");
-                    return Ok(());
-                }
-                let group = self.shared.group(GroupId(group));
-                group.append(Append::Steady(request), reply);
+                let decoded = decode_steady(from, body);
+                self.append(
+                    decoded.map(|(group, it)| (group, Append::Steady(it))),
+                    reply,
+                )?;
             }
             Kind::Submit => self.submit(from, body, reply),
             Kind::Ephemeral => {
@@ -131,6 +115,27 @@ impl PeerService {
                 });
             }
         }
+        Ok(())
+    }
+
+    fn append(
+        &self,
+        decoded: Result<(u64, Append), Malformed>,
+        reply: Reply,
+    ) -> Result<(), String> {
+        let (group, request) = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                reply.refuse(&error.to_string());
+                return Err(error.to_string());
+            }
+        };
+        // What says nothing but that there is a leader takes no room.
+        if !request.is_empty() && !self.shared.store.has_reserve() {
+            reply.refuse("this node's disk is too full for entries");
+            return Ok(());
+        }
+        self.shared.group(GroupId(group)).append(request, reply);
         Ok(())
     }
 
@@ -463,10 +468,9 @@ impl Service for PeerService {
         tracing::warn!(node, "lost a peer");
         for group in self.shared.groups() {
             group.lane().look();
-            let led = group.open_replica().is_some_and(|replica| {
-                let view = replica.consensus.leader();
-                view.leader.or(view.remembered) == Some(node)
-            });
+            let led = group
+                .open_replica()
+                .is_some_and(|replica| replica.consensus.leader().likely() == Some(node));
             if led && !self.shared.is_stopping() {
                 tokio::spawn(failover::replace_leader(group, node));
             }

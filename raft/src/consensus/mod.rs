@@ -1,11 +1,14 @@
-//! The adapter to openraft: the only folder of the product that names it.
+//! A replica of a group, and the adapter to openraft: the only folder of the product that names it.
 //!
 //! Everything else in this crate speaks of groups, batches and outcomes; this folder turns those
 //! into openraft's log store, state machine and network, and keeps the pinned alpha's moving API
-//! from leaking.
+//! from leaking. While a term is settled a replica does without openraft: `engine` is what has it
+//! take over from `steady` (docs/adr/0017).
 
+mod engine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod leadership;
 mod log_store;
 mod network;
 mod raft;
@@ -19,9 +22,10 @@ pub(crate) mod wire;
 #[cfg(test)]
 mod suite;
 
+pub(crate) use leadership::LeaderChanges;
+pub(crate) use log_store::purge;
 pub(crate) use raft::Consensus;
 pub(crate) use raft::ConsensusOptions;
-pub(crate) use raft::LeaderChanges;
 pub(crate) use raft::Opening;
 pub(crate) use raft::Place;
 pub(crate) use raft::Proposal;

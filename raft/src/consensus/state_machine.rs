@@ -45,7 +45,7 @@ use crate::rows::GroupRows;
 const MEMBERSHIP_KEY: &[u8] = b"\0membership";
 
 /// Entries applied before their rows are handed to the store: bounds the memory of one write.
-const ENTRIES_PER_WRITE_MAX: usize = 256;
+pub(super) const ENTRIES_PER_WRITE_MAX: usize = 256;
 
 /// How far this replica has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

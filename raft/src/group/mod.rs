@@ -73,7 +73,7 @@ pub(crate) enum Append {
 
 impl Append {
     /// It says nothing but that there is a leader, or what is committed.
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         match self {
             Append::Elective(request) => request.entries.is_empty(),
             Append::Steady(request) => request.is_empty(),
@@ -291,8 +291,7 @@ impl Group {
     /// Whether the replica leads, or follows a leader that can be reached, without openraft. If that
     /// leader does not lead any more, whoever wants something of it finds out.
     fn is_led_steadily(&self, replica: &Replica) -> bool {
-        let view = replica.consensus.leader();
-        let leader = view.leader.or(view.remembered);
+        let leader = replica.consensus.leader().likely();
         replica.consensus.is_steady() && leader.is_some_and(|leader| self.shared.is_up(leader))
     }
 
@@ -488,8 +487,7 @@ impl Group {
     /// Has openraft take over at the leader, which then brings every follower level. False if it did
     /// not say so.
     pub(crate) async fn rouse_leader(&self, replica: &Replica) -> bool {
-        let view = replica.consensus.leader();
-        match view.leader.or(view.remembered) {
+        match replica.consensus.leader().likely() {
             Some(leader) if leader == self.shared.node() => replica.consensus.rouse().await.is_ok(),
             Some(leader) => match self.ask(leader, peers::Kind::Rouse, ROUSE_DEADLINE) {
                 Some(call) => call.await.is_ok(),
@@ -519,8 +517,7 @@ impl Group {
 
     async fn try_read_index(self: &Arc<Self>) -> Option<u64> {
         let replica = self.replica.get()?;
-        let view = replica.consensus.leader();
-        let leader = view.leader.or(view.remembered)?;
+        let leader = replica.consensus.leader().likely()?;
         if leader == self.shared.node() {
             return self.confirm().await.ok();
         }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use accord_storage as storage;
-
+use crate::consensus;
 use crate::group::registry::Retired;
 use crate::shared::Shared;
 
@@ -36,29 +35,14 @@ pub(super) async fn close(shared: Arc<Shared>, retired: Retired, log: Log) {
         if led {
             shared.groups.note_led(id);
         }
-        if log == Log::Purged {
-            purge(&stored);
+        if log == Log::Purged
+            && let Some(last) = stored.log_state().last
+            && let Some(before_last) = last.index.checked_sub(1)
+        {
+            consensus::purge(&stored, before_last);
         }
         stored.released().await;
         shared.sleeps.fetch_add(1, Ordering::Relaxed);
     }
     shared.groups.closed(id, closed);
-}
-
-/// Leaves the last entry. Nobody waits for it: it is in order before whatever the group writes next.
-fn purge(stored: &storage::Group) {
-    let Some(before_last) = stored
-        .log_state()
-        .last
-        .and_then(|last| last.index.checked_sub(1))
-    else {
-        return;
-    };
-    // One that cannot be read is found when the group wakes, and ends the node there.
-    let found = stored
-        .entries(before_last..before_last + 1, 0)
-        .unwrap_or_default();
-    if let Some(entry) = found.first() {
-        stored.purge(entry.log_id, Box::new(|_| {}));
-    }
 }

@@ -32,7 +32,9 @@ use tokio::sync::watch;
 use super::Proposal;
 use super::log_store::Written;
 use super::log_store::completion;
+use super::log_store::purge;
 use super::state_machine::Applier;
+use super::state_machine::ENTRIES_PER_WRITE_MAX;
 use super::state_machine::Tell;
 use super::types;
 use super::types::Reply;
@@ -50,8 +52,6 @@ pub(crate) use wire::decode;
 /// Entries that a replica may hold in memory that are not applied yet. A leader has at most a few
 /// batches under way, so that more means that something is wrong.
 const WAITING_MAX: usize = 1_024;
-/// Entries applied before their rows are handed to the store: bounds the memory of one write.
-const ENTRIES_PER_WRITE_MAX: usize = 256;
 
 /// Calls back exactly once: with a result, or with "unknown" when dropped.
 pub(super) struct Answer(Option<Box<dyn FnOnce(Proposal) + Send>>);
@@ -420,12 +420,7 @@ impl Steady {
         if applied.saturating_sub(purged) < self.keep.entries.saturating_add(self.keep.slack) {
             return;
         }
-        let upto = applied - self.keep.entries;
-        // An entry that cannot be read is found when it is needed, and ends the node there.
-        let found = self.group.entries(upto..upto + 1, 0).unwrap_or_default();
-        if let Some(entry) = found.first() {
-            self.group.purge(entry.log_id, Box::new(|_| {}));
-        }
+        purge(&self.group, applied - self.keep.entries);
     }
 
     fn holds(&self, node: NodeId, index: u64) {
