@@ -36,7 +36,7 @@ impl Shared {
         };
         match directory::channel_of_group(&directory.rows, group.id.0) {
             Ok(Some(channel)) => group.set_record(&Arc::new(channel)),
-            // Its creation has not come here yet; the peers' messages do for now.
+            // Its creation has not come here yet.
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "the directory cannot be read"),
         }

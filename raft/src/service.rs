@@ -39,8 +39,6 @@ use crate::transport::Service;
 
 /// Longest that a feed may wait for news before it is answered with none.
 pub(crate) const FEED_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long a candidate waits for a voter that has not heard of the channel yet.
-const FOUNDED_WITHIN: Duration = Duration::from_secs(1);
 /// Messages in one answer to a feed.
 const FEED_MESSAGES_MAX: usize = 512;
 
@@ -184,10 +182,9 @@ fn wake(group: &Arc<Group>) {
 /// On whose behalf a group is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asks {
-    /// Its client knows the channel, so the directory holds it, if not yet here: waiting for that
-    /// makes sure that a new group is founded.
+    /// Its client knows the channel, so the directory holds it, if not yet here.
     Client,
-    /// Raft's own messages must not wait for the directory. Their sender has founded the group.
+    /// Raft's own messages must not wait for the directory, unless nothing is here without it.
     Peer,
 }
 
@@ -208,13 +205,6 @@ async fn open(group: &Arc<Group>, asks: Asks) -> Result<Arc<crate::group::Replic
         }
     }
     group.replica().await
-}
-
-/// Resolves when the replica has its first membership.
-async fn founded(group: &Arc<Group>) -> Result<(), ReadError> {
-    let replica = open(group, Asks::Client).await?;
-    group.found(&replica).await;
-    Ok(())
 }
 
 async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, String> {
@@ -246,12 +236,6 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
         };
         let replica = open(&group, asks).await.map_err(text)?;
         let consensus = &replica.consensus;
-        if matches!(kind, Kind::Vote | Kind::PreVote) && !consensus.is_founded() {
-            // A replica that votes before it has a membership can never be given one but by the
-            // leader that it votes for. The directory's word is on its way: the candidate has it.
-            let founded = tokio::time::timeout(FOUNDED_WITHIN, founded(&group)).await;
-            founded.unwrap_or(Err(ReadError::NoLeader)).map_err(text)?;
-        }
         return match kind {
             Kind::Vote => {
                 let leader = consensus.leader().leader;

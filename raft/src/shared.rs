@@ -209,7 +209,7 @@ impl Shared {
                 had_leader = view.leader.is_some();
                 let leads = (view.leader == Some(node)).then_some(view.term);
                 if leads.is_some() && leads != led_term {
-                    tracing::info!(group = id.0, term = view.term, "leads a group");
+                    tracing::debug!(group = id.0, term = view.term, "leads a group");
                 }
                 led_term = leads;
                 if !changes.changed().await {

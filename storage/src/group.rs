@@ -115,8 +115,36 @@ impl Group {
 
     /// Whether it never voted, has no log and has applied nothing.
     pub fn is_pristine(&self) -> bool {
-        let mem = self.shared().mem();
-        mem.vote.is_none() && mem.last.is_none() && mem.applied.is_none()
+        self.shared().mem().is_pristine()
+    }
+
+    /// Gives a pristine group its first state, all of it or nothing: a vote, a
+    /// log of one entry, and the rows of that entry, which is applied thereby.
+    /// It is written without an fsync of its own: whatever is synced later is
+    /// ordered behind it. `done` is called when reads see it.
+    ///
+    /// # Errors
+    /// `done` gets [`Error::Misuse`] when the group holds anything, or a key is
+    /// longer than [`KEY_BYTES_MAX`].
+    pub fn found(&self, vote: Vote, entry: Entry, writes: Vec<Write>, done: Done) {
+        let shared = self.shared();
+        shared.change(done, |mem| {
+            if !mem.is_pristine() {
+                return Err(Error::Misuse(format!(
+                    "group {} holds something and cannot be founded",
+                    shared.id
+                )));
+            }
+            let applied = entry.log_id;
+            // Refused, if at all, before anything in memory is changed.
+            let mut change = shared.plan_apply(mem, applied, writes)?;
+            let log = shared.plan_append(mem, vec![entry])?;
+            mem.vote = Some(vote);
+            change.steps.push(put_vote(shared.id, vote));
+            change.steps.extend(log.steps);
+            change.appended = log.appended;
+            Ok(change)
+        });
     }
 
     /// The vote that was saved last, perhaps not on the disk yet.
@@ -129,11 +157,7 @@ impl Group {
         let id = self.id();
         self.shared().change(done, |mem| {
             mem.vote = Some(vote);
-            Ok(Change::synced(vec![Step::Put {
-                family: Family::Rows,
-                key: keys::vote(id).to_vec(),
-                value: records::encode_vote(vote),
-            }]))
+            Ok(Change::synced(vec![put_vote(id, vote)]))
         });
     }
 
@@ -519,12 +543,24 @@ impl HardState {
 }
 
 impl Mem {
+    fn is_pristine(&self) -> bool {
+        self.vote.is_none() && self.last.is_none() && self.applied.is_none()
+    }
+
     pub fn put_meta(&self, id: GroupId) -> Step {
         Step::Put {
             family: Family::Rows,
             key: keys::meta(id).to_vec(),
             value: records::encode_meta(&self.meta),
         }
+    }
+}
+
+fn put_vote(id: GroupId, vote: Vote) -> Step {
+    Step::Put {
+        family: Family::Rows,
+        key: keys::vote(id).to_vec(),
+        value: records::encode_vote(vote),
     }
 }
 

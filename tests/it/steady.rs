@@ -1,9 +1,11 @@
-//! Channels that woke replicate without openraft, and turn to it when anything
-//! happens that needs more.
+//! Channels replicate without openraft, from their first message on and when
+//! they woke, and turn to it when anything happens that needs more.
 
 use std::time::Duration;
 
-use accord_jepsen::{Api, Cluster, ClusterOptions, Consistency, RaftOptions, wait_until};
+use accord_jepsen::{
+    Api, ChannelRef, Cluster, ClusterOptions, Consistency, RaftOptions, wait_until,
+};
 
 use crate::rejoin::rejoin;
 use crate::support::{SOON, assert_gapless, options, run, started};
@@ -11,26 +13,31 @@ use crate::writer::{Writer, assert_kept, fill, read_whole, wait_level};
 
 /// Longer than a test: what replicates without openraft stays awake.
 const NEVER_MS: u64 = 600_000;
+const SHORT_MS: u64 = 300;
 
-async fn lasting_cluster(nodes: u64) -> Cluster {
+async fn cluster(idle_ms: u64) -> Cluster {
     started(ClusterOptions {
         raft: RaftOptions {
-            idle_ms: Some(NEVER_MS),
+            idle_ms: Some(idle_ms),
             ..RaftOptions::default()
         },
-        ..options(nodes)
+        ..options(3)
     })
     .await
 }
 
-/// What openraft runs sleeps soon, so that it wakes without it.
-async fn asleep(apis: &[Api]) {
+/// How many are open, and how many of them without openraft.
+async fn open_and_steady(api: &Api) -> (f64, f64) {
+    let open = api.metric("accord_groups_open").await.unwrap();
+    (open, api.metric("accord_groups_steady").await.unwrap())
+}
+
+async fn wait_open(apis: &[Api], what: &str, wanted: impl Fn(f64, f64) -> bool) {
     for api in apis {
-        wait_until("channels to sleep", SOON, || async {
-            match api.metric("accord_groups_open").await {
-                // The directory stays.
-                Ok(open) if open <= 1.0 => Ok(()),
-                other => Err(format!("{other:?} are open")),
+        wait_until(what, SOON, || async {
+            match open_and_steady(api).await {
+                (open, steady) if wanted(open, steady) => Ok(()),
+                found => Err(format!("{found:?} on node {}", api.node())),
             }
         })
         .await
@@ -38,32 +45,47 @@ async fn asleep(apis: &[Api]) {
     }
 }
 
-async fn steady(api: &Api) -> f64 {
-    api.metric("accord_groups_steady").await.unwrap()
+/// The directory stays open.
+async fn asleep(apis: &[Api]) {
+    wait_open(apis, "channels to sleep", |open, _| open < 1.5).await;
+}
+
+/// What openraft runs sleeps soon, so that it wakes without it.
+async fn at_rest(apis: &[Api]) {
+    wait_open(
+        apis,
+        "openraft to run the directory only",
+        |open, steady| open - steady < 1.5,
+    )
+    .await;
 }
 
 async fn wait_steady(apis: &[Api], count: f64) {
-    for api in apis {
-        wait_until("steady channels", SOON, || async {
-            match steady(api).await {
-                found if (found - count).abs() < 0.5 => Ok(()),
-                found => Err(format!("{found} on node {}", api.node())),
-            }
-        })
-        .await
-        .unwrap();
-    }
+    wait_open(apis, "steady channels", |_, steady| {
+        (steady - count).abs() < 0.5
+    })
+    .await;
+}
+
+/// With a few messages, and its leader.
+async fn lively_channel(apis: &[Api]) -> (ChannelRef, u64) {
+    let channel = apis[0].new_channel().await.unwrap();
+    fill(apis, &channel, "first", 4).await;
+    let leader = apis[0].leader_of(&channel, SOON).await.unwrap();
+    (channel, leader)
 }
 
 #[test]
-fn a_channel_that_woke_needs_no_openraft_on_any_node() {
+fn a_channel_needs_no_openraft_on_any_node() {
     run(120, async {
-        let cluster = lasting_cluster(3).await;
+        let cluster = cluster(NEVER_MS).await;
         let apis = cluster.apis(&cluster.ids());
         let channel = apis[0].new_channel().await.unwrap();
         let mut sent = fill(&apis, &channel, "first", 4).await.len();
-        let term = apis[0].channel_view(&channel.channel).await.unwrap().term;
-        asleep(&apis).await;
+        wait_steady(&apis, 1.0).await;
+        let view = apis[0].channel_view(&channel.channel).await.unwrap();
+        assert_eq!(view.term, 1, "nobody was elected: {view:?}");
+        assert_eq!(view.leader, Some(view.replicas[0]));
         let mut sockets = Vec::new();
         for api in &apis {
             sockets.push(api.connect(&channel, "listener").await.unwrap());
@@ -74,27 +96,39 @@ fn a_channel_that_woke_needs_no_openraft_on_any_node() {
             let got = socket.messages(sent - before as usize).await.unwrap();
             assert_gapless(&got, before + 1);
         }
-        wait_steady(&apis, 1.0).await;
         for api in &apis {
             let read = api.read_all(&channel, Consistency::Linearizable).await;
             assert_eq!(read.unwrap().len(), sent);
         }
-        // Neither a read nor a listener is a reason to change over, and nobody was elected.
+        // Neither a read nor a listener is a reason to change over.
         wait_steady(&apis, 1.0).await;
         let view = apis[0].channel_view(&channel.channel).await.unwrap();
-        assert_eq!(view.term, term, "{view:?}");
+        assert_eq!(view.term, 1, "{view:?}");
+    });
+}
+
+/// Its leader closed it in this very process, and goes on.
+#[test]
+fn a_channel_that_woke_goes_on_in_its_term() {
+    run(120, async {
+        let cluster = cluster(SHORT_MS).await;
+        let apis = cluster.apis(&cluster.ids());
+        let (channel, leader) = lively_channel(&apis).await;
+        for round in 0..3 {
+            asleep(&apis).await;
+            fill(&apis, &channel, &format!("round {round}"), 4).await;
+            let view = apis[0].channel_view(&channel.channel).await.unwrap();
+            assert_eq!((view.term, view.leader), (1, Some(leader)), "{view:?}");
+        }
     });
 }
 
 #[test]
 fn a_follower_that_dies_under_a_steady_leader_misses_nothing() {
     run(180, async {
-        let cluster = lasting_cluster(3).await;
+        let cluster = cluster(NEVER_MS).await;
         let apis = cluster.apis(&cluster.ids());
-        let channel = apis[0].new_channel().await.unwrap();
-        fill(&apis, &channel, "first", 4).await;
-        let leader = apis[0].leader_of(&channel, SOON).await.unwrap();
-        asleep(&apis).await;
+        let (channel, leader) = lively_channel(&apis).await;
         let victim = cluster.others(leader)[0];
         let others = cluster.apis(&cluster.others(victim));
         let writer = Writer::start(others.clone(), &channel, "writer");
@@ -113,18 +147,17 @@ fn a_follower_that_dies_under_a_steady_leader_misses_nothing() {
     });
 }
 
-/// It woke while a node was away, and the node comes back while it is awake.
+/// They were opened while a node was away, which comes back while they are.
 #[test]
 fn a_node_that_was_left_out_is_brought_level_without_a_write() {
     run(180, async {
-        let cluster = lasting_cluster(3).await;
-        let apis = cluster.apis(&cluster.ids());
-        let channel = apis[0].new_channel().await.unwrap();
-        fill(&apis, &channel, "first", 4).await;
-        let leader = apis[0].leader_of(&channel, SOON).await.unwrap();
-        asleep(&apis).await;
-        let away = cluster.others(leader)[1];
+        let cluster = cluster(NEVER_MS).await;
+        let away = 3;
         let others = cluster.apis(&cluster.others(away));
+        let mut channels = Vec::new();
+        for _ in 0..3 {
+            channels.push(others[0].new_channel().await.unwrap());
+        }
         cluster.kill(away).unwrap();
         for api in &others {
             wait_until("the loss to be noticed", SOON, || async {
@@ -137,24 +170,31 @@ fn a_node_that_was_left_out_is_brought_level_without_a_write() {
             .await
             .unwrap();
         }
-        fill(&others, &channel, "without", 10).await;
-        wait_steady(&others, 1.0).await;
-        let whole = read_whole(&others[0], &channel).await;
+        for channel in &channels {
+            fill(&others, channel, "without", 10).await;
+        }
+        // Every node is the first leader of one, and one is without.
+        wait_steady(&others, 2.0).await;
+        let mut wholes = Vec::new();
+        for channel in &channels {
+            wholes.push(read_whole(&others[0], channel).await);
+        }
         cluster.restart(away).await.unwrap();
-        wait_level(&cluster.api(away), &channel, &whole).await;
+        for (channel, whole) in channels.iter().zip(&wholes) {
+            wait_level(&cluster.api(away), channel, whole).await;
+        }
     });
 }
 
 #[test]
 fn a_steady_leader_that_dies_or_stops_is_replaced() {
     run(180, async {
-        let cluster = lasting_cluster(3).await;
+        let cluster = cluster(NEVER_MS).await;
         let apis = cluster.apis(&cluster.ids());
-        let channel = apis[0].new_channel().await.unwrap();
-        fill(&apis, &channel, "first", 4).await;
+        let (channel, _) = lively_channel(&apis).await;
         for stops in [false, true] {
             let leader = apis[0].leader_of(&channel, SOON).await.unwrap();
-            asleep(&apis).await;
+            at_rest(&apis).await;
             let others = cluster.apis(&cluster.others(leader));
             let writer = Writer::start(others.clone(), &channel, &format!("stops: {stops}"));
             writer.wait_more(20, SOON).await;
@@ -182,7 +222,7 @@ fn a_steady_leader_that_dies_or_stops_is_replaced() {
 #[test]
 fn a_leader_that_lost_its_disk_recovers_channels_that_sleep() {
     run(180, async {
-        let cluster = lasting_cluster(3).await;
+        let cluster = cluster(SHORT_MS).await;
         let apis = cluster.apis(&cluster.ids());
         let mut channels = Vec::new();
         for _ in 0..3 {

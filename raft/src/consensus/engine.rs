@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use super::ConsensusOptions;
 use super::Opening;
+use super::founding;
 use super::leadership::Knowledge;
 use super::leadership::LeaderView;
 use super::log_store::LogStore;
@@ -84,7 +85,11 @@ impl Engine {
         opening: Opening,
         peer: PeerOf,
     ) -> io::Result<Arc<Engine>> {
-        let restores = opening.may_resume || edge::restores_leaders();
+        let begins = match opening.replicas.filter(|_| group.is_pristine()) {
+            Some(replicas) => founding::found(options.node, &group, &replicas).await?,
+            None => false,
+        };
+        let restores = begins || opening.may_resume || edge::restores_leaders();
         let vote = group.vote();
         let published = Arc::new(Published::default());
         let applier = Applier::load(
@@ -312,7 +317,7 @@ fn begin_steady(
     };
     let leads = vote.node == options.node;
     let missing = last.index.saturating_sub(applied.index);
-    if missing > UNAPPLIED_MAX || (leads && (missing > 0 || last.term != vote.term)) {
+    if missing > UNAPPLIED_MAX || (leads && missing > 0) {
         return Ok(None);
     }
     let unapplied = group

@@ -6,6 +6,7 @@
 //! take over from `steady` (docs/adr/0017).
 
 mod engine;
+mod founding;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod leadership;

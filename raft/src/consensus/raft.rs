@@ -49,7 +49,7 @@ pub(crate) struct ConsensusOptions {
 }
 
 /// What a replica may do when it is opened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Opening {
     /// Unless it may, it campaigns only after [`Consensus::allow_elections`].
     pub(crate) may_campaign: bool,
@@ -57,6 +57,9 @@ pub(crate) struct Opening {
     /// with its whole log: after a crash its followers may hold entries that its own disk lost, and it
     /// would give their places to others.
     pub(crate) may_resume: bool,
+    /// The replicas that the directory gave the group. One that holds nothing is founded with them:
+    /// the first leads its first term.
+    pub(crate) replicas: Option<Vec<NodeId>>,
 }
 
 /// Which leader a replica follows, and where its log ends.
@@ -136,8 +139,8 @@ impl Consensus {
         steady.map(|steady| steady.left_out()).unwrap_or_default()
     }
 
-    /// Writes the first membership into an empty replica. Every replica may do so by itself: the
-    /// entry is the same on all.
+    /// Writes the first membership into an empty replica of the directory. Every replica may do so by
+    /// itself: the entry is the same on all. (A channel's is founded when it is opened.)
     ///
     /// # Errors
     /// If the replica has stopped, or holds something already.
@@ -166,11 +169,6 @@ impl Consensus {
     /// The leader of its vote has been heard: it leads still.
     pub(crate) fn note_heard(&self) {
         self.engine.knowledge.set_heard(true);
-    }
-
-    /// Whether it has a membership.
-    pub(crate) fn is_founded(&self) -> bool {
-        !self.voters().is_empty()
     }
 
     pub(crate) fn voters(&self) -> Vec<NodeId> {
@@ -272,7 +270,10 @@ impl Consensus {
     pub(crate) fn read_point(&self) -> Option<(u64, u64)> {
         let leader = self.leader();
         let last = self.group().log_state().last?;
-        let leads = leader.leader == Some(self.engine.options.node) && last.term == leader.term;
+        // A leader that has been elected knows what is committed once an entry of its own term is. One
+        // that replicates steadily began with all of its log applied.
+        let knows = self.is_steady() || last.term == leader.term;
+        let leads = leader.leader == Some(self.engine.options.node) && knows;
         leads.then_some((leader.term, last.index))
     }
 

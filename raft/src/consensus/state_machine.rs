@@ -42,7 +42,7 @@ use crate::machine::Overlay;
 use crate::rows::GroupRows;
 
 /// The row that holds the membership. Machines' own keys never begin with 0.
-const MEMBERSHIP_KEY: &[u8] = b"\0membership";
+pub(super) const MEMBERSHIP_KEY: &[u8] = b"\0membership";
 
 /// Entries applied before their rows are handed to the store: bounds the memory of one write.
 pub(super) const ENTRIES_PER_WRITE_MAX: usize = 256;

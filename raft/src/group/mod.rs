@@ -59,6 +59,9 @@ pub(crate) const DIRECTORY: GroupId = GroupId(0);
 /// Append requests that may wait for a group to open or to take them. The leader has at most 32
 /// under way, and a new leader as many again.
 const APPENDS_WAITING_MAX: usize = 256;
+/// How long a peer's message waits for the directory's word of a channel that nothing is known of
+/// here.
+const HEARD_OF_WITHIN: Duration = Duration::from_secs(1);
 /// How long a leader may take to have openraft take over.
 const ROUSE_DEADLINE: Duration = Duration::from_secs(1);
 /// Pause before another try to find the leader for a read.
@@ -153,19 +156,10 @@ impl Group {
         &self.lane
     }
 
-    /// Notes what the directory says of the group. A replica that a peer's message opened before
-    /// this was known is founded now, if it still holds nothing.
-    pub(crate) fn set_record(self: &Arc<Self>, record: &Arc<Channel>) {
+    /// Notes what the directory says of the group.
+    pub(crate) fn set_record(&self, record: &Arc<Channel>) {
         self.channel.get_or_init(|| Uuid::from_bytes(record.id));
-        if self.record.set(Arc::clone(record)).is_ok()
-            && let Some(replica) = self.open_replica()
-        {
-            let group = Arc::clone(self);
-            tokio::spawn(async move {
-                group.found(&replica).await;
-                failover::first_leader(group).await;
-            });
-        }
+        self.record.get_or_init(|| Arc::clone(record));
     }
 
     /// Whether this node's replica may have forgotten votes and acknowledgements: it must neither
@@ -232,8 +226,9 @@ impl Group {
     /// The replica, opened if need be.
     ///
     /// # Errors
-    /// `Stopping`, `Recovering` before a replica without a memory knows what it has promised, or
-    /// `Storage` if the group's state cannot be read.
+    /// `Stopping`, `Recovering` before a replica without a memory knows what it has promised, `NoLeader`
+    /// if it holds nothing and the directory's word does not come, or `Storage` if the group's state
+    /// cannot be read.
     pub(crate) async fn replica(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
         if let Some(replica) = self.replica.get() {
             return Ok(Arc::clone(replica));
@@ -265,8 +260,8 @@ impl Group {
             let replica = group.replica.get_or_try_init(open).await.cloned();
             if fresh {
                 match &replica {
-                    Ok(replica) => group.begin(replica).await,
-                    Err(ReadError::Stopping) => {}
+                    Ok(replica) => group.begin(replica),
+                    Err(ReadError::Stopping | ReadError::NoLeader) => {}
                     Err(error) => {
                         tracing::error!(group = group.id.0, %error, "a replica could not be opened")
                     }
@@ -278,9 +273,7 @@ impl Group {
     }
 
     /// What a replica needs once everybody can find it.
-    async fn begin(self: &Arc<Self>, replica: &Arc<Replica>) {
-        // The directory's word may have come while it was being opened.
-        self.found(replica).await;
+    fn begin(self: &Arc<Self>, replica: &Arc<Replica>) {
         self.shared.follow_leadership(self, replica);
         self.lane.look();
         if !self.is_led_steadily(replica) {
@@ -300,11 +293,11 @@ impl Group {
         if let Some(before) = self.before.clone() {
             before.ended().await;
         }
+        self.heard_of().await?;
         let _permit = shared.openings.acquire().await;
         if shared.is_stopping() {
             return Err(ReadError::Stopping);
         }
-        shared.learn(self);
         let stored = shared.store.group(self.id).map_err(storage_error)?;
         let recovering = self.is_recovering();
         let may_resume = shared.groups.take_led(self.id);
@@ -331,6 +324,10 @@ impl Group {
             Opening {
                 may_campaign: !recovering,
                 may_resume,
+                replicas: match self.id == DIRECTORY {
+                    true => None,
+                    false => self.replicas().filter(|_| self.serves_here()),
+                },
             },
             move |node| links.peer(node),
         )
@@ -344,19 +341,49 @@ impl Group {
             reads: SharedRounds::default(),
             confirmations: SharedRounds::default(),
         });
-        self.found(&replica).await;
+        self.found_directory(&replica).await;
         shared.wakes.fetch_add(1, Ordering::Relaxed);
         Ok(replica)
     }
 
-    /// Gives a replica that holds nothing its first membership, the same on all replicas.
-    pub(crate) async fn found(self: &Arc<Self>, replica: &Replica) {
-        if self.serves_here()
-            && replica.consensus.group().is_pristine()
-            && let Some(voters) = self.replicas()
+    /// Waits until the directory's word of the channel has come, if there is nothing else here yet that
+    /// a replica could begin with: a peer may have heard it sooner, and its messages with it.
+    async fn heard_of(self: &Arc<Self>) -> Result<(), ReadError> {
+        let shared = &self.shared;
+        shared.learn(self);
+        if self.id == DIRECTORY || self.has_record() {
+            return Ok(());
+        }
+        let standing = shared.store.standing(self.id).map_err(storage_error)?;
+        if standing.last.is_some() {
+            return Ok(());
+        }
+        let Some(directory) = shared.directory().open_replica() else {
+            return Err(ReadError::NoLeader);
+        };
+        let mut progress = directory.consensus.progress();
+        let mut stopping = shared.stopping.subscribe();
+        let heard = async {
+            while !self.has_record() && progress.changed().await.is_ok() {
+                shared.learn(self);
+            }
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(HEARD_OF_WITHIN, heard) => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return Err(ReadError::Stopping),
+        }
+        match self.has_record() {
+            true => Ok(()),
+            false => Err(ReadError::NoLeader),
+        }
+    }
+
+    /// Gives the directory its first membership, if it holds nothing: the same on all replicas.
+    pub(crate) async fn found_directory(&self, replica: &Replica) {
+        if self.id == DIRECTORY && !self.is_recovering() && replica.consensus.group().is_pristine()
         {
             // Fails if a leader's first entry has just come, which does as well.
-            let _ = replica.consensus.initialize(&voters).await;
+            let _ = replica.consensus.initialize(&self.shared.nodes()).await;
         }
     }
 

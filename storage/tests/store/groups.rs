@@ -2,7 +2,9 @@
 
 use std::ops::Bound;
 
-use accord_storage::{Error, GroupId, LogState, Order, Standing, Store, Table, Vote, Write};
+use accord_storage::{
+    Error, GroupId, KEY_BYTES_MAX, LogState, Order, Standing, Store, Table, Vote, Write,
+};
 
 use crate::support::{block_on, drain, entries, entry, fine, id, open, options, wait};
 
@@ -36,6 +38,47 @@ fn a_new_group_is_pristine_until_it_votes() {
     let group = store.group(GROUP).unwrap();
     assert_eq!(group.vote(), Some(vote));
     assert!(!group.is_pristine());
+}
+
+#[test]
+fn a_group_is_founded_once_and_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let vote = Vote {
+        term: 1,
+        node: 2,
+        committed: true,
+    };
+    let first = || entry(0, 0, b"members");
+    let rows = || vec![put(Table::State, b"members", b"1 2 3")];
+    let check = |group: &accord_storage::Group| {
+        assert!(!group.is_pristine());
+        assert_eq!(group.vote(), Some(vote));
+        assert_eq!(group.log_state().last, Some(id(0, 0)));
+        assert_eq!(group.applied(), Some(id(0, 0)));
+        assert_eq!(group.entries(0..1, usize::MAX).unwrap(), [first()]);
+        let row = group.get(Table::State, b"members").unwrap();
+        assert_eq!(row.as_deref(), Some(&b"1 2 3"[..]));
+    };
+    let group = store.group(GROUP).unwrap();
+    let long = vec![put(Table::State, &[b'k'; KEY_BYTES_MAX + 1], b"")];
+    let refused = wait(|done| group.found(vote, first(), long, done));
+    assert!(matches!(refused, Err(Error::Misuse(_))));
+    assert!(group.is_pristine(), "nothing of it is left");
+    wait(|done| group.found(vote, first(), rows(), done)).unwrap();
+    check(&group);
+    let again = wait(|done| group.found(vote, first(), rows(), done));
+    assert!(matches!(again, Err(Error::Misuse(_))));
+    wait(|done| group.append(vec![entry(1, 1, b"x")], done)).unwrap();
+    wait(|done| group.truncate_after(Some(id(0, 0)), done)).unwrap();
+    drop((group, store));
+    check(&open(dir.path()).group(GROUP).unwrap());
+
+    let store = open(dir.path());
+    let voted = store.group(GroupId(8)).unwrap();
+    wait(|done| voted.save_vote(vote, done)).unwrap();
+    let late = wait(|done| voted.found(vote, first(), rows(), done));
+    assert!(matches!(late, Err(Error::Misuse(_))));
 }
 
 #[test]

@@ -47,11 +47,11 @@ impl Step {
     /// In the order in which they are done.
     pub const ALL: [Step; 6] = [
         Self::Idle,
-        Self::Restart,
         Self::Wake,
         Self::Saturate,
         Self::Sockets,
         Self::Kill,
+        Self::Restart,
     ];
 }
 

@@ -223,11 +223,16 @@ impl Filling {
         if !gets_messages(&mut rng, self.share) {
             return Ok(0);
         }
-        for message in 0..self.messages_each {
+        let bodies = (0..self.messages_each).map(|message| {
             let text = text(&mut rng, self.message_bytes);
-            let body = body(&format!("user {}", message % 3), &text);
-            self.post(target, &body, node, "posting a message").await?;
-        }
+            body(&format!("user {}", message % 3), &text)
+        });
+        // One of its users each, so to speak: all at a time, as in a channel that is lively for once.
+        let posts = bodies.map(|body| async move {
+            let posted = self.post(target, &body, node, "posting a message");
+            posted.await.map(drop)
+        });
+        futures_util::future::try_join_all(posts).await?;
         Ok(self.messages_each)
     }
 

@@ -16,7 +16,7 @@ const ROWS: &[(&str, Cell)] = &[
     ("making channels", |run| {
         Some(format!("{}/s", number(run.stages.last()?.created_per_s())))
     }),
-    ("writing to them, one after the other", |run| {
+    ("writing to them, to each all at once", |run| {
         Some(format!(
             "{} messages/s",
             number(run.stages.last()?.written_per_s())
