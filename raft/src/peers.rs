@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     Steady = 19,
     /// Tells a leader that the sender lacks entries that should be on their way.
     Rouse = 20,
+    /// Asks a follower for its vote, of the leader that it has, after a restart.
+    Ballot = 21,
 }
 
 impl Kind {
@@ -59,6 +61,7 @@ impl Kind {
             18 => Kind::Standing,
             19 => Kind::Steady,
             20 => Kind::Rouse,
+            21 => Kind::Ballot,
             _ => return None,
         })
     }
@@ -89,7 +92,7 @@ mod tests {
         let known = (0..=255u8).filter_map(Kind::from_byte);
         assert_eq!(
             known.map(Kind::byte).collect::<Vec<_>>(),
-            (1..=20).collect::<Vec<_>>()
+            (1..=21).collect::<Vec<_>>()
         );
     }
 }

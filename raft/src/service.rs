@@ -14,6 +14,7 @@ use crate::api::Consistency;
 use crate::api::Messages;
 use crate::api::Range;
 use crate::api::ReadError;
+use crate::consensus::Ballot;
 use crate::consensus::decode_steady;
 use crate::consensus::wire;
 use crate::consensus::wire::Malformed;
@@ -90,6 +91,17 @@ impl PeerService {
             Kind::Rest => {
                 hibernation::rest(&self.shared, &body).map_err(|error| error.to_string())?;
                 reply.ok(Bytes::new());
+            }
+            Kind::Ballot => {
+                let (group, ballot) =
+                    Ballot::decode(from, &body).map_err(|error| error.to_string())?;
+                let group = self.shared.group(GroupId(group));
+                tokio::spawn(async move {
+                    match vote_for(&group, ballot).await {
+                        Ok(body) => reply.ok(body),
+                        Err(why) => reply.refuse(&why),
+                    }
+                });
             }
             Kind::Vote
             | Kind::PreVote
@@ -207,6 +219,16 @@ async fn open(group: &Arc<Group>, asks: Asks) -> Result<Arc<crate::group::Replic
     group.replica().await
 }
 
+async fn vote_for(group: &Arc<Group>, ballot: Ballot) -> Result<Bytes, String> {
+    group.touch();
+    let text = |error: ReadError| error.to_string();
+    if group.is_recovering() {
+        return Err(text(ReadError::Recovering));
+    }
+    let replica = open(group, Asks::Peer).await.map_err(text)?;
+    replica.consensus.on_ballot(ballot).await
+}
+
 async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, String> {
     if kind == Kind::Feed {
         // Not a hold on the group: it may sleep while a feed waits for its next message.
@@ -276,6 +298,7 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
             | Kind::Level
             | Kind::Rest
             | Kind::Standing
+            | Kind::Ballot
             | Kind::Read
             | Kind::Feed => Err("not answered here".into()),
         };
@@ -332,7 +355,8 @@ fn group_of(kind: Kind, body: &Bytes) -> Result<GroupId, String> {
         | Kind::NoRoom
         | Kind::Level
         | Kind::Rest
-        | Kind::Standing => {
+        | Kind::Standing
+        | Kind::Ballot => {
             return Err("not answered here".into());
         }
     };

@@ -161,6 +161,23 @@ impl Group {
         });
     }
 
+    /// Notes that a quorum gave the saved vote to its node. It is written without
+    /// an fsync of its own: whatever is synced later is ordered behind it.
+    pub fn confirm_vote(&self) {
+        let id = self.id();
+        let done: Done = Box::new(|_| {});
+        self.shared().change(done, |mem| {
+            let steps = match &mut mem.vote {
+                Some(vote) if !vote.committed => {
+                    vote.committed = true;
+                    vec![put_vote(id, *vote)]
+                }
+                Some(_) | None => Vec::new(),
+            };
+            Ok(Change::unsynced(steps))
+        });
+    }
+
     /// The ends of the log, what is queued included.
     pub fn log_state(&self) -> LogState {
         let mem = self.shared().mem();

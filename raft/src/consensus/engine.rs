@@ -25,10 +25,13 @@ use super::founding;
 use super::leadership::Knowledge;
 use super::leadership::LeaderView;
 use super::log_store::LogStore;
+use super::log_store::Written;
 use super::network::Network;
 use super::state_machine::Applier;
 use super::state_machine::Commits;
 use super::state_machine::Published;
+use super::steady;
+use super::steady::Ballot;
 use super::steady::Beginning;
 use super::steady::Keep;
 use super::steady::Steady;
@@ -82,15 +85,14 @@ impl Engine {
         kind: Kind,
         group: storage::Group,
         commits: Arc<dyn Commits>,
-        opening: Opening,
+        opening: Opening<'_>,
         peer: PeerOf,
     ) -> io::Result<Arc<Engine>> {
         let begins = match opening.replicas.filter(|_| group.is_pristine()) {
             Some(replicas) => founding::found(options.node, &group, &replicas).await?,
             None => false,
         };
-        let restores = begins || opening.may_resume || edge::restores_leaders();
-        let vote = group.vote();
+        let mut restores = begins || opening.may_resume || edge::restores_leaders();
         let published = Arc::new(Published::default());
         let applier = Applier::load(
             kind,
@@ -99,14 +101,32 @@ impl Engine {
             Arc::clone(&published),
         )?;
         let voters: Vec<NodeId> = applier.membership().voter_ids().collect();
+        drop(opening.turn);
+        let others = voters.iter().filter(|node| **node != options.node);
+        let peers: Vec<Peer> = others.filter_map(|node| peer(*node)).collect();
         let leads = |vote: &storage::Vote| vote.node == options.node;
-        let settled = vote
-            .filter(|_| kind == Kind::Channel && opening.may_campaign)
-            .filter(|vote| vote.committed && voters.contains(&options.node))
-            .filter(|vote| restores || !leads(vote));
+        let is_plain = kind == Kind::Channel && opening.may_campaign;
+        let settled =
+            |vote: &storage::Vote| is_plain && vote.committed && voters.contains(&options.node);
+        let mut level = None;
+        if let Some(vote) = group.vote().filter(settled).filter(leads)
+            && let Some(last) = group.log_state().last
+            && group.applied() == Some(last)
+            && !restores
+        {
+            let ballot = Ballot {
+                candidate: options.node,
+                term: vote.term + 1,
+                last,
+            };
+            level = steady::hold(&group, ballot, voters.len(), &peers).await;
+            // It has led that term since, in this very process, with its whole log.
+            restores = level.is_some();
+        }
+        let vote = group.vote();
         let mut applier = Some(applier);
-        let steady = match settled {
-            Some(vote) => begin_steady(options, &group, vote, &voters, &mut applier, &peer)?,
+        let steady = match vote.filter(settled).filter(|vote| restores || !leads(vote)) {
+            Some(vote) => begin_steady(options, &group, vote, &voters, peers, level, &mut applier)?,
             None => None,
         };
         let resumes = restores && vote.is_some_and(|vote| vote.committed && leads(&vote));
@@ -252,6 +272,17 @@ impl Engine {
         self.group.drained().await;
     }
 
+    /// See [`Steady::grant`].
+    pub(super) fn grant(&self, ballot: &Ballot) -> Option<Written> {
+        let written = self.steady()?.grant(ballot)?;
+        self.knowledge.pledge(storage::Vote {
+            term: ballot.term,
+            node: ballot.candidate,
+            committed: false,
+        });
+        Some(written)
+    }
+
     /// A steady leader's request, taken by openraft.
     pub(super) async fn append(self: Arc<Self>, request: &SteadyRequest) -> Result<Bytes, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
@@ -309,8 +340,9 @@ fn begin_steady(
     group: &storage::Group,
     vote: storage::Vote,
     voters: &[NodeId],
+    peers: Vec<Peer>,
+    level: Option<Vec<NodeId>>,
     applier: &mut Option<Applier>,
-    peer: &PeerOf,
 ) -> io::Result<Option<Arc<Steady>>> {
     let (Some(last), Some(applied)) = (group.log_state().last, group.applied()) else {
         return Ok(None);
@@ -330,14 +362,14 @@ fn begin_steady(
     let Some(applier) = applier.take_if(|_| whole) else {
         return Ok(None);
     };
-    let others = voters.iter().filter(|node| **node != options.node);
     Ok(Some(Steady::begin(Beginning {
         group: group.clone(),
         node: options.node,
         term: vote.term,
         leader: vote.node,
         voters: voters.to_vec(),
-        peers: others.filter_map(|node| peer(*node)).collect(),
+        peers,
+        level,
         applier,
         last,
         applied,

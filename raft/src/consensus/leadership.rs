@@ -1,6 +1,8 @@
 //! Who leads a group, as one replica of it knows.
 
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -87,7 +89,8 @@ impl LeaderChanges {
 /// leader of the vote on its disk for the current one, itself included, dead or alive.
 pub(super) struct Knowledge {
     node: NodeId,
-    opened: Option<storage::Vote>,
+    /// The vote on the disk, as it was when openraft was started, or as it is while it is not.
+    vote: Mutex<Option<storage::Vote>>,
     heard: watch::Sender<bool>,
     /// See [`Consensus::resumes`](super::Consensus::resumes).
     resumes: AtomicBool,
@@ -96,20 +99,30 @@ pub(super) struct Knowledge {
 }
 
 impl Knowledge {
-    /// `opened`: the vote on the disk. `resumes`: it is this node's own, which may go on by it.
+    /// `vote`: that on the disk. `resumes`: it is this node's own, which may go on by it.
     pub(super) fn new(
         node: NodeId,
-        opened: Option<storage::Vote>,
+        vote: Option<storage::Vote>,
         resumes: bool,
         steady: bool,
     ) -> Knowledge {
         Knowledge {
             node,
-            opened,
+            vote: Mutex::new(vote),
             heard: watch::Sender::new(false),
             resumes: AtomicBool::new(resumes),
             steady: AtomicBool::new(steady),
         }
+    }
+
+    fn vote(&self) -> Option<storage::Vote> {
+        *self.vote.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The leader has this node's vote for a later term.
+    pub(super) fn pledge(&self, vote: storage::Vote) {
+        *self.vote.lock().unwrap_or_else(PoisonError::into_inner) = Some(vote);
+        self.heard.send_modify(|_| {});
     }
 
     /// Whether the leader of the vote on the disk has been heard.
@@ -140,33 +153,36 @@ impl Knowledge {
 
     /// As long as openraft does not run, or has not said anything yet.
     pub(super) fn leader_without_metrics(&self) -> LeaderView {
-        let vote = self.opened.filter(|vote| vote.committed);
-        let voted = vote.map(|vote| vote.node);
+        let vote = self.vote();
+        // Steady, it is given to nobody but the leader that this node had before.
+        let leads = |vote: &storage::Vote| vote.committed || self.is_steady();
+        let voted = vote.filter(leads).map(|vote| vote.node);
         let known = |leader: &NodeId| *leader == self.node || *self.heard.borrow();
         LeaderView {
             leader: voted.filter(|leader| self.is_steady() && known(leader)),
             remembered: voted
                 .filter(|leader| *leader != self.node || self.resumes.load(Ordering::Acquire)),
-            term: self.opened.map_or(0, |vote| vote.term),
+            term: vote.map_or(0, |vote| vote.term),
         }
     }
 
     pub(super) fn resumes(&self, metrics: &RaftServerMetrics<TypeConfig>) -> bool {
         // There is no vote in the first metrics of a replica; a later term ends it.
         let term = types::stored_vote(&metrics.vote).term;
-        let opened = self.opened.map_or(0, |vote| vote.term);
+        let opened = self.vote().map_or(0, |vote| vote.term);
         self.resumes.load(Ordering::Acquire) && term <= opened
     }
 
     pub(super) fn leader(&self, metrics: &RaftServerMetrics<TypeConfig>) -> LeaderView {
         let vote = types::stored_vote(&metrics.vote);
+        let opened = self.vote();
         let resumes = self.resumes(metrics);
         let leads = metrics.state == ServerState::Leader && !resumes;
         let known = metrics
             .current_leader
             .filter(|leader| match *leader == self.node {
                 true => leads,
-                false => Some(vote) != self.opened || *self.heard.borrow(),
+                false => Some(vote) != opened || *self.heard.borrow(),
             });
         LeaderView {
             leader: known,
@@ -174,7 +190,7 @@ impl Knowledge {
                 .current_leader
                 .filter(|leader| resumes || *leader != self.node),
             // The first metrics know no vote.
-            term: self.opened.map_or(0, |vote| vote.term).max(vote.term),
+            term: opened.map_or(0, |vote| vote.term).max(vote.term),
         }
     }
 }

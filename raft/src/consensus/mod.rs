@@ -32,6 +32,7 @@ pub(crate) use raft::Place;
 pub(crate) use raft::Proposal;
 pub(crate) use raft::ProposeError;
 pub(crate) use state_machine::Commits;
+pub(crate) use steady::Ballot;
 pub(crate) use steady::OVERDUE_AFTER;
 pub(crate) use steady::SteadyRequest;
 pub(crate) use steady::decode as decode_steady;

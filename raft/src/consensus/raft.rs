@@ -15,6 +15,7 @@ use openraft::errors::ClientWriteError;
 use openraft::raft::AppendEntriesRequest;
 use openraft::raft::ClientWriteResult;
 use openraft::raft::TransferLeaderRequest;
+use tokio::sync::SemaphorePermit;
 use tokio::sync::watch;
 
 use super::engine::Engine;
@@ -26,6 +27,7 @@ use super::state_machine::Applier;
 use super::state_machine::Commits;
 use super::state_machine::Progress;
 use super::steady::Answer;
+use super::steady::Ballot;
 use super::steady::SteadyRequest;
 use super::types;
 use super::types::BatchBytes;
@@ -49,8 +51,7 @@ pub(crate) struct ConsensusOptions {
 }
 
 /// What a replica may do when it is opened.
-#[derive(Clone, Debug)]
-pub(crate) struct Opening {
+pub(crate) struct Opening<'a> {
     /// Unless it may, it campaigns only after [`Consensus::allow_elections`].
     pub(crate) may_campaign: bool,
     /// It goes on as the leader of its term. Only if it closed as that in this very process, and so
@@ -60,6 +61,8 @@ pub(crate) struct Opening {
     /// The replicas that the directory gave the group. One that holds nothing is founded with them:
     /// the first leads its first term.
     pub(crate) replicas: Option<Vec<NodeId>>,
+    /// Given back once it has read what is on the disk.
+    pub(crate) turn: SemaphorePermit<'a>,
 }
 
 /// Which leader a replica follows, and where its log ends.
@@ -105,7 +108,7 @@ impl Consensus {
         kind: Kind,
         group: storage::Group,
         commits: Arc<dyn Commits>,
-        opening: Opening,
+        opening: Opening<'_>,
         peer: impl Fn(NodeId) -> Option<Peer> + Send + Sync + 'static,
     ) -> io::Result<Consensus> {
         let engine = Engine::open(options, kind, group, commits, opening, Arc::new(peer)).await?;
@@ -342,6 +345,21 @@ impl Consensus {
                 },
                 None => engine.append(&request).await,
             }
+        }
+    }
+
+    /// Gives the leader that it follows steadily its vote for a later term; the answer is due when this
+    /// resolves.
+    ///
+    /// # Errors
+    /// If that is not for steady replication to do.
+    pub(crate) async fn on_ballot(&self, ballot: Ballot) -> Result<Bytes, String> {
+        let Some(written) = self.engine.grant(&ballot) else {
+            return Err("this replica would have to vote by openraft".into());
+        };
+        match written.wait().await {
+            Ok(()) => Ok(Bytes::new()),
+            Err(error) => Err(error.to_string()),
         }
     }
 

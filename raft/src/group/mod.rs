@@ -294,7 +294,7 @@ impl Group {
             before.ended().await;
         }
         self.heard_of().await?;
-        let _permit = shared.openings.acquire().await;
+        let turn = shared.openings.acquire().await;
         if shared.is_stopping() {
             return Err(ReadError::Stopping);
         }
@@ -328,6 +328,7 @@ impl Group {
                     true => None,
                     false => self.replicas().filter(|_| self.serves_here()),
                 },
+                turn: turn.map_err(|_| ReadError::Stopping)?,
             },
             move |node| links.peer(node),
         )

@@ -41,6 +41,27 @@ fn a_new_group_is_pristine_until_it_votes() {
 }
 
 #[test]
+fn a_confirmed_vote_is_ordered_before_what_follows() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let group = store.group(GROUP).unwrap();
+    group.confirm_vote();
+    assert_eq!(group.vote(), None);
+    let vote = |committed| Vote {
+        term: 3,
+        node: 2,
+        committed,
+    };
+    wait(|done| group.save_vote(vote(false), done)).unwrap();
+    group.confirm_vote();
+    assert_eq!(group.vote(), Some(vote(true)));
+    wait(|done| group.append(vec![entry(3, 0, b"x")], done)).unwrap();
+    drop((group, store));
+    let store = open(dir.path());
+    assert_eq!(store.group(GROUP).unwrap().vote(), Some(vote(true)));
+}
+
+#[test]
 fn a_group_is_founded_once_and_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

@@ -12,6 +12,7 @@
 //! disk: a vote, another term, a gap, a follower that does not answer. It goes on until the group
 //! sleeps the next time.
 
+mod ballot;
 mod tally;
 mod wire;
 
@@ -46,6 +47,8 @@ use crate::transport::NodeId;
 use crate::transport::Peer;
 use tally::Tally;
 
+pub(super) use ballot::hold;
+pub(crate) use wire::Ballot;
 pub(crate) use wire::SteadyRequest;
 pub(crate) use wire::decode;
 
@@ -91,6 +94,9 @@ pub(super) struct Beginning {
     pub(super) voters: Vec<NodeId>,
     /// All of them but this node.
     pub(super) peers: Vec<Peer>,
+    /// Those of them that have just said that they are level; any that is up may be, if none have been
+    /// asked.
+    pub(super) level: Option<Vec<NodeId>>,
     pub(super) applier: Applier,
     /// The end of the log, and up to where it is applied.
     pub(super) last: storage::LogId,
@@ -111,7 +117,6 @@ pub(super) struct Keep {
 pub(super) struct Steady {
     group: storage::Group,
     node: NodeId,
-    term: u64,
     leader: NodeId,
     keep: Keep,
     state: Mutex<State>,
@@ -120,6 +125,9 @@ pub(super) struct Steady {
 
 struct State {
     ended: bool,
+    term: u64,
+    /// As follower: the leader has this node's vote for the term, and has not said that it won.
+    pledged: bool,
     /// The end of the log, what is queued included.
     last: storage::LogId,
     committed: storage::LogId,
@@ -173,17 +181,21 @@ impl Steady {
             true => beginning.peers,
             false => Vec::new(),
         };
-        let (followers, left_out): (Vec<_>, Vec<_>) = peers.into_iter().partition(Peer::is_up);
+        let level = beginning.level.as_ref();
+        let takes_part =
+            |peer: &Peer| peer.is_up() && level.is_none_or(|level| level.contains(&peer.node()));
+        let (followers, left_out): (Vec<_>, Vec<_>) = peers.into_iter().partition(takes_part);
         let committed = beginning.applied;
         let told = committed.index;
         let pending = beginning.unapplied.into_iter();
         Arc::new(Steady {
             node: beginning.node,
-            term: beginning.term,
             leader: beginning.leader,
             keep: beginning.keep,
             state: Mutex::new(State {
                 ended: false,
+                term: beginning.term,
+                pledged: false,
                 last: beginning.last,
                 committed,
                 waiting: pending
@@ -252,7 +264,7 @@ impl Steady {
             return Err((batch, answer));
         }
         let id = storage::LogId {
-            term: self.term,
+            term: state.term,
             index: state.last.index + 1,
         };
         let entry = storage::Entry {
@@ -261,7 +273,7 @@ impl Steady {
         };
         let request = SteadyRequest {
             leader: self.node,
-            term: self.term,
+            term: state.term,
             prev: state.last,
             commit: state.committed,
             payloads: vec![batch],
@@ -323,11 +335,15 @@ impl Steady {
             let mut state = self.state();
             let follows = !state.ended
                 && !self.leads()
-                && (request.term, request.leader) == (self.term, self.leader)
+                && (request.term, request.leader) == (state.term, self.leader)
                 && request.prev == state.last
                 && state.waiting.len() + request.payloads.len() <= WAITING_MAX;
             if !follows {
                 return None;
+            }
+            if std::mem::take(&mut state.pledged) {
+                // It speaks as the leader of the term, so it has won.
+                self.group.confirm_vote();
             }
             let entries: Vec<_> = request.entries().collect();
             if request.commit.index > state.committed.index {
@@ -347,6 +363,35 @@ impl Steady {
                     Some(written)
                 }
             }
+        };
+        self.settle();
+        Some(written)
+    }
+
+    /// Gives this follower's vote to the leader that it has already, for a later term; it counts once it
+    /// is on the disk. `None` if openraft should judge: another candidate, or logs that differ.
+    pub(super) fn grant(self: &Arc<Self>, ballot: &Ballot) -> Option<Written> {
+        let written = {
+            let mut state = self.state();
+            let grants = !state.ended
+                && !self.leads()
+                && ballot.candidate == self.leader
+                && ballot.term > state.term
+                && ballot.last == state.last;
+            if !grants {
+                return None;
+            }
+            (state.term, state.pledged) = (ballot.term, true);
+            // The candidate has applied all of it.
+            state.committed = ballot.last;
+            let (done, written) = completion();
+            let vote = storage::Vote {
+                term: ballot.term,
+                node: ballot.candidate,
+                committed: false,
+            };
+            self.group.save_vote(vote, done);
+            written
         };
         self.settle();
         Some(written)
@@ -429,7 +474,7 @@ impl Steady {
         // What this term's leader commits is in this term.
         if state.tally.committed() > state.committed.index {
             state.committed = storage::LogId {
-                term: self.term,
+                term: state.term,
                 index: state.tally.committed(),
             };
         }
@@ -445,7 +490,7 @@ impl Steady {
         }
         let request = SteadyRequest {
             leader: self.node,
-            term: self.term,
+            term: state.term,
             prev: state.last,
             commit: committed,
             payloads: Vec::new(),

@@ -1,4 +1,4 @@
-//! The one request of steady replication.
+//! The requests of steady replication: entries, and the ballot before them.
 
 use accord_storage as storage;
 use bincode::Decode;
@@ -25,6 +25,49 @@ pub(crate) struct SteadyRequest {
     pub(super) prev: storage::LogId,
     pub(super) commit: storage::LogId,
     pub(super) payloads: Vec<Bytes>,
+}
+
+/// What the leader of a term asks of its followers after a restart: to have it as the leader of a
+/// later one. Its log is applied to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ballot {
+    pub(in super::super) candidate: NodeId,
+    pub(in super::super) term: u64,
+    pub(in super::super) last: storage::LogId,
+}
+
+#[derive(Encode, Decode)]
+struct BallotBody {
+    group: u64,
+    term: u64,
+    last: WireLogId,
+}
+
+impl Ballot {
+    pub(in super::super) fn encode(&self, group: u64) -> Bytes {
+        let body = BallotBody {
+            group,
+            term: self.term,
+            last: self.last.into(),
+        };
+        codec::encode(&body).into()
+    }
+
+    /// # Errors
+    /// If the body is not a ballot that anybody can hold.
+    pub(crate) fn decode(candidate: NodeId, body: &[u8]) -> Result<(u64, Ballot), Malformed> {
+        let body: BallotBody = super::super::wire::decode(body)?;
+        let last: storage::LogId = body.last.into();
+        if last.term >= body.term {
+            return Err(Malformed::new("a ballot for a term that has entries"));
+        }
+        let ballot = Ballot {
+            candidate,
+            term: body.term,
+            last,
+        };
+        Ok((body.group, ballot))
+    }
 }
 
 #[derive(Encode, Decode)]
@@ -182,9 +225,27 @@ mod tests {
         assert!(decode(2, joined(longer)).is_err());
     }
 
+    #[test]
+    fn a_ballot_comes_out_as_it_went_in() {
+        let mut ballot = Ballot {
+            candidate: 3,
+            term: 6,
+            last: storage::LogId { term: 5, index: 9 },
+        };
+        let body = ballot.encode(77);
+        assert_eq!(Ballot::decode(3, &body).unwrap(), (77, ballot));
+        assert!(Ballot::decode(3, &body[1..]).is_err());
+        ballot.term = 5;
+        assert!(
+            Ballot::decode(3, &ballot.encode(77)).is_err(),
+            "a used term"
+        );
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Ballot::decode(1, &bytes);
             let _ = decode(1, bytes.into());
         }
     }
