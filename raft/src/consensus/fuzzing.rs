@@ -5,22 +5,29 @@ use std::io;
 
 use bytes::Bytes;
 
+use super::Ballot;
+use super::decode_steady;
+use super::steady;
 use super::types;
 use super::wire;
 use crate::fuzzing::settles;
 use crate::group::submit::Submitted;
+use crate::hibernation;
 use crate::remote::FeedRequest;
 use crate::remote::ReadRequest;
 use crate::remote::StatusAnswer;
 use crate::remote::decode_answer;
 use crate::remote::encode_answer;
 
+/// The node whose frames they are taken for.
+const SENDER: u64 = 2;
+
 /// The body of a request or of an answer; the first byte says of which kind.
 pub fn peer_body(bytes: &[u8]) {
     let Some((kind, body)) = bytes.split_first() else {
         return;
     };
-    match kind % 16 {
+    match kind % 32 {
         0 => settles(
             body,
             |bytes| wire::decode_append(Bytes::copy_from_slice(bytes)),
@@ -68,7 +75,22 @@ pub fn peer_body(bytes: &[u8]) {
         14 => settles(body, types::decode_stored_membership, |membership| {
             types::encode_stored_membership(&membership).into()
         }),
-        _ => settles(body, entry, |entry| types::stored_entry(entry).payload),
+        15 => settles(body, entry, |entry| types::stored_entry(entry).payload),
+        16 => settles(
+            body,
+            |bytes| decode_steady(SENDER, Bytes::copy_from_slice(bytes)),
+            |(group, request)| steady::encode(group, &request).concat().into(),
+        ),
+        17 => settles(
+            body,
+            |bytes| Ballot::decode(SENDER, bytes),
+            |(group, ballot)| ballot.encode(group),
+        ),
+        18 => hibernation::fuzzing::idle(body),
+        19 => hibernation::fuzzing::levels(body),
+        20 => hibernation::fuzzing::groups(body),
+        21 => hibernation::fuzzing::standings(body),
+        _ => {}
     }
 }
 
@@ -145,7 +167,20 @@ pub(crate) fn write_seeds() {
     vote_request.leadership_transfer = true;
     let last = Some((&id(2, 9)).into());
     let group = 7;
-    let bodies: [(&str, Bytes); 16] = [
+    let steady_request = steady::SteadyRequest {
+        leader: SENDER,
+        term: 3,
+        prev: storage::LogId { term: 2, index: 9 },
+        commit: storage::LogId { term: 2, index: 8 },
+        payloads: vec![Bytes::from_static(b"\x01abc"), Bytes::from_static(b"\x01")],
+    };
+    let ballot = Ballot {
+        candidate: SENDER,
+        term: 4,
+        last: storage::LogId { term: 2, index: 9 },
+    };
+    let [idle, levels, groups, standings] = hibernation::fuzzing::seeds();
+    let bodies: [(&str, Bytes); 22] = [
         (
             "append",
             wire::encode_append(group, request).concat().into(),
@@ -245,6 +280,15 @@ pub(crate) fn write_seeds() {
             types::encode_stored_membership(&stored).into(),
         ),
         ("entry", types::stored_entry(membership_entry).payload),
+        (
+            "steady",
+            steady::encode(group, &steady_request).concat().into(),
+        ),
+        ("ballot", ballot.encode(group)),
+        ("idle", idle),
+        ("levels", levels),
+        ("groups", groups),
+        ("standings", standings),
     ];
     for (kind, (label, body)) in (0u8..).zip(bodies) {
         corpus::keep("peer_body", &[(label, [&[kind][..], &body].concat())]);

@@ -18,6 +18,8 @@ pub(crate) use rouse::Absences;
 pub(crate) use rouse::returned;
 pub(crate) use rouse::standing;
 pub(crate) use sweep::run;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use wire::fuzzing;
 
 use std::sync::Arc;
 

@@ -121,6 +121,58 @@ pub(super) fn decode_standings(body: &[u8]) -> Result<Vec<Standing>, Malformed> 
     Ok(standings.collect())
 }
 
+/// For the fuzz targets: see [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    use super::*;
+    use crate::fuzzing::settles;
+
+    pub(crate) fn idle(body: &[u8]) {
+        settles(body, decode, |idle| encode(&idle));
+    }
+
+    pub(crate) fn levels(body: &[u8]) {
+        settles(body, decode_levels, |levels| encode_levels(&levels));
+    }
+
+    pub(crate) fn groups(body: &[u8]) {
+        settles(body, decode_groups, |groups| {
+            encode_groups(groups.into_iter())
+        });
+    }
+
+    pub(crate) fn standings(body: &[u8]) {
+        settles(body, decode_standings, |standings| {
+            encode_standings(&standings)
+        });
+    }
+
+    /// One body of each, in the order in which they are above.
+    #[cfg(test)]
+    pub(crate) fn seeds() -> [Bytes; 4] {
+        let id = |index| LogId { term: 3, index };
+        let place = Place {
+            term: 3,
+            leader: 2,
+            last: id(9),
+        };
+        let level = Levelness {
+            is_level: true,
+            unused_ms: 300,
+        };
+        let standing = Standing {
+            last: Some(id(9)),
+            applied: None,
+        };
+        [
+            encode(&[Idle::new(7, place)]),
+            encode_levels(&vec![level]),
+            encode_groups([GroupId(7), GroupId(300)].into_iter()),
+            encode_standings(&[standing, Standing::default()]),
+        ]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

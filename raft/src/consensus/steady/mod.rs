@@ -51,6 +51,8 @@ pub(super) use ballot::hold;
 pub(crate) use wire::Ballot;
 pub(crate) use wire::SteadyRequest;
 pub(crate) use wire::decode;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use wire::encode;
 
 /// Entries that a replica may hold in memory that are not applied yet. A leader has at most a few
 /// batches under way, so that more means that something is wrong.

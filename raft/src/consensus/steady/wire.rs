@@ -20,11 +20,11 @@ use crate::transport::NodeId;
 /// committed. Its term is that of the entries.
 #[derive(Clone, Debug)]
 pub(crate) struct SteadyRequest {
-    pub(super) leader: NodeId,
-    pub(super) term: u64,
-    pub(super) prev: storage::LogId,
-    pub(super) commit: storage::LogId,
-    pub(super) payloads: Vec<Bytes>,
+    pub(in super::super) leader: NodeId,
+    pub(in super::super) term: u64,
+    pub(in super::super) prev: storage::LogId,
+    pub(in super::super) commit: storage::LogId,
+    pub(in super::super) payloads: Vec<Bytes>,
 }
 
 /// What the leader of a term asks of its followers after a restart: to have it as the leader of a
@@ -113,7 +113,7 @@ impl SteadyRequest {
 }
 
 /// The parts of the request, to be written one after the other. The bytes of entries are shared.
-pub(super) fn encode(group: u64, request: &SteadyRequest) -> Vec<Bytes> {
+pub(in super::super) fn encode(group: u64, request: &SteadyRequest) -> Vec<Bytes> {
     let lengths = request
         .payloads
         .iter()
