@@ -131,7 +131,7 @@ async fn strike(world: &World, load: &Load, kind: FaultKind, seed: u64) -> Fault
     let clock = RunClock::start();
     let channel = load.channel.channel.clone();
     let leader = || world.leader(Some(&channel));
-    let mut records = nemesis::run(world, &[step], &clock, LONGEST, leader).await;
+    let mut records = nemesis::run(world, &[step], &clock, LONGEST, leader, |_| {}).await;
     assert_eq!(records.len(), 1);
     records.remove(0)
 }
@@ -243,7 +243,7 @@ async fn a_plan_runs_with_all_lanes_at_once_and_healing_ends_it() {
     let clock = RunClock::start();
     let channel = load.channel.channel.clone();
     let leader = || world.leader(Some(&channel));
-    let records = nemesis::run(&world, &steps, &clock, LONGEST, leader).await;
+    let records = nemesis::run(&world, &steps, &clock, LONGEST, leader, |_| {}).await;
     assert_eq!(records.len(), steps.len());
     for record in &records {
         eprintln!("{record:?}");
@@ -257,7 +257,7 @@ async fn a_plan_runs_with_all_lanes_at_once_and_healing_ends_it() {
             seed: 1,
         })
         .to_vec();
-    let endless = nemesis::run(&world, &whole, &clock, LONGEST, || async { None });
+    let endless = nemesis::run(&world, &whole, &clock, LONGEST, || async { None }, |_| {});
     let cut_off = tokio::time::timeout(Duration::from_secs(2), Box::pin(endless)).await;
     assert!(cut_off.is_err());
     assert!(
@@ -293,7 +293,7 @@ async fn a_strike_that_does_not_end_in_time_is_broken_off_and_told_of() {
     ];
     let until = Duration::from_secs(8);
     let clock = RunClock::start();
-    let striking = nemesis::run(&world, &steps, &clock, until, || async { None });
+    let striking = nemesis::run(&world, &steps, &clock, until, || async { None }, |_| {});
     let records = Box::pin(striking).await;
     let of = |kind: FaultKind| records.iter().find(|record| record.kind == kind.name());
     let in_time = of(FaultKind::Pause).expect("a record of the strike that ended");

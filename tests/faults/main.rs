@@ -91,6 +91,15 @@ fn channels_that_doze() {
     assert!(slept > 0.0, "no channel dozed");
 }
 
+/// All groups close again and again, and are asked for while they do. Not while all nodes are down,
+/// when nothing can be seen to close.
+#[test]
+fn channels_that_are_made_to_close() {
+    use FaultKind::{KillLeader, Lull, PartitionOne, PauseLeader};
+    let kinds = [Lull, KillLeader, PauseLeader, PartitionOne];
+    survives(81, &kinds, NetworkKind::Best, 25);
+}
+
 #[test]
 fn disks_and_clocks() {
     use FaultKind::{ClockJump, ClockSkew, CorruptWal, FsyncError};

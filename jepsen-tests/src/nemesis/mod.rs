@@ -9,6 +9,7 @@
 //!   not seen is recorded as [`Bite::No`](crate::history::Bite), never as a success;
 //! - the nemesis fails no run: what goes wrong while it strikes stands in the fault's record.
 
+mod clients;
 mod clocks;
 mod disks;
 mod networks;
@@ -76,6 +77,9 @@ pub enum FaultKind {
     SlowDisk,
     /// A node's disk fails to sync once.
     FsyncError,
+    /// Clients ask nothing for a while, and then all at once: channels close, and wake while some of
+    /// their replicas are still closing. Needs a short `hibernation.idle_ms`.
+    Lull,
 }
 
 /// Faults of different lanes may overlap; those of one lane follow each other.
@@ -86,6 +90,7 @@ pub enum Lane {
     Nodes,
     Network,
     Clocks,
+    Clients,
 }
 
 /// A fault at its time.
@@ -114,7 +119,7 @@ pub(crate) enum Need {
 }
 
 impl FaultKind {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Kill,
         Self::KillLeader,
         Self::KillMajority,
@@ -143,6 +148,7 @@ impl FaultKind {
         Self::DiskFull,
         Self::SlowDisk,
         Self::FsyncError,
+        Self::Lull,
     ];
 
     pub fn name(self) -> &'static str {
@@ -175,6 +181,7 @@ impl FaultKind {
             Self::DiskFull => "disk_full",
             Self::SlowDisk => "slow_disk",
             Self::FsyncError => "fsync_error",
+            Self::Lull => "lull",
         }
     }
 
@@ -182,6 +189,7 @@ impl FaultKind {
         match self.need() {
             Need::Links => Lane::Network,
             Need::Shim if matches!(self, Self::ClockJump | Self::ClockSkew) => Lane::Clocks,
+            Need::Nothing if self == Self::Lull => Lane::Clients,
             Need::Nothing | Need::Disks | Need::Shim | Need::Rejoin => Lane::Nodes,
         }
     }
@@ -199,7 +207,8 @@ impl FaultKind {
             | Self::KillAll
             | Self::Pause
             | Self::PauseLeader
-            | Self::PauseMajority => Need::Nothing,
+            | Self::PauseMajority
+            | Self::Lull => Need::Nothing,
             Self::PartitionLeader
             | Self::PartitionOne
             | Self::PartitionRing

@@ -16,7 +16,12 @@ use super::{FaultKind, Lane, Step};
 /// allows; of a time too short for all, the seed chooses which do.
 pub fn plan(kinds: &[FaultKind], time: Duration, seed: u64) -> Vec<Step> {
     let mut steps = Vec::new();
-    for (lane, salt) in [(Lane::Nodes, 1), (Lane::Network, 2), (Lane::Clocks, 3)] {
+    for (lane, salt) in [
+        (Lane::Nodes, 1),
+        (Lane::Network, 2),
+        (Lane::Clocks, 3),
+        (Lane::Clients, 4),
+    ] {
         let mut dealt: Vec<FaultKind> = kinds
             .iter()
             .copied()
@@ -91,6 +96,8 @@ fn bounds(kind: FaultKind) -> ((u64, u64), (u64, u64)) {
         F::DiskFull => ((3_000, 1_500), (15_000, 6_000)),
         F::SlowDisk => ((1_500, 500), (15_000, 4_000)),
         F::FsyncError => ((2_000, 1_500), (5_000, 6_000)),
+        // The calm after it has room for waiting until something sleeps.
+        F::Lull => ((500, 4_000), (3_000, 6_000)),
     }
 }
 
@@ -206,7 +213,7 @@ mod tests {
                 let (least, most) = (shortest(step.kind).lasts, longest(step.kind).lasts);
                 prop_assert!((least..=most).contains(&millis(step.lasts)), "{step:?}");
             }
-            for lane in [Lane::Nodes, Lane::Network, Lane::Clocks] {
+            for lane in [Lane::Nodes, Lane::Network, Lane::Clocks, Lane::Clients] {
                 let own: Vec<_> = steps.iter().filter(|step| step.kind.lane() == lane).collect();
                 for pair in own.windows(2) {
                     let calm = shortest(pair[0].kind).after + shortest(pair[1].kind).before;

@@ -11,14 +11,14 @@ use crate::history::{Bite, FaultRecord};
 use crate::wait::moment;
 use crate::world::World;
 
-use super::strike::{Leader, Strike, StrikeError, Struck};
-use super::{FaultKind, Step, clocks, disks, networks, processes};
+use super::strike::{Leader, Rest, Strike, StrikeError, Struck};
+use super::{FaultKind, Step, clients, clocks, disks, networks, processes};
 
 /// Strikes with every step at its time, and undoes each. One record for each step, in the order of
 /// their beginnings.
 ///
 /// `leader_of` says which node leads what the run is about, as far as it knows;
-/// [`World::leader`] serves.
+/// [`World::leader`] serves. `rest` has its clients rest, or work again.
 ///
 /// Undoing may take longer than the plan: a damaged node has to catch up. A strike that is not over
 /// at `until`, a time since the run's beginning as those of the steps, is broken off and undone,
@@ -30,6 +30,7 @@ pub async fn run<L, F>(
     clock: &RunClock,
     until: Duration,
     leader_of: L,
+    rest: impl Fn(bool) + Sync,
 ) -> Vec<FaultRecord>
 where
     L: Fn() -> F + Sync,
@@ -38,7 +39,7 @@ where
     let leader = || -> BoxFuture<'_, Option<u64>> { Box::pin(leader_of()) };
     let strikes = steps
         .iter()
-        .map(|step| run_step(world, *step, clock, until, &leader));
+        .map(|step| run_step(world, *step, clock, until, &leader, &rest));
     let mut records = join_all(strikes).await;
     records.sort_by_key(|record| record.began);
     records
@@ -50,9 +51,10 @@ async fn run_step<'a>(
     clock: &'a RunClock,
     until: Duration,
     leader: &'a Leader<'a>,
+    rest: &'a Rest<'a>,
 ) -> FaultRecord {
     moment(till(step.at, clock)).await;
-    let mut strike = Strike::new(world, step, clock, leader);
+    let mut strike = Strike::new(world, step, clock, leader, rest);
     let result = match world.cannot().iter().find(|(kind, _)| *kind == step.kind) {
         Some((_, why)) => Err(StrikeError(why.clone())),
         None => {
@@ -122,5 +124,6 @@ async fn strike_with(strike: &mut Strike<'_>) -> Result<Struck, StrikeError> {
         F::DiskFull => disks::fill(strike).await,
         F::SlowDisk => disks::slow(strike).await,
         F::FsyncError => disks::fail_sync(strike).await,
+        F::Lull => clients::lull(strike).await,
     }
 }

@@ -19,6 +19,9 @@ use super::{FaultKind, Step};
 /// Asks who leads what the run is about.
 pub type Leader<'a> = dyn Fn() -> BoxFuture<'a, Option<u64>> + Sync + 'a;
 
+/// Has clients rest, or work again.
+pub type Rest<'a> = dyn Fn(bool) + Sync + 'a;
+
 /// What a strike came to.
 #[derive(Debug)]
 pub struct Struck {
@@ -61,6 +64,7 @@ pub struct Strike<'a> {
     pub rng: Rng,
     clock: &'a RunClock,
     leader: &'a Leader<'a>,
+    rest: &'a Rest<'a>,
     began: Nanos,
     /// What is on, to be undone.
     down: Vec<u64>,
@@ -69,16 +73,24 @@ pub struct Strike<'a> {
     clocks: Vec<u64>,
     syncs: Vec<u64>,
     disks: Vec<u64>,
+    resting: bool,
 }
 
 impl<'a> Strike<'a> {
-    pub fn new(world: &'a World, step: Step, clock: &'a RunClock, leader: &'a Leader<'a>) -> Self {
+    pub fn new(
+        world: &'a World,
+        step: Step,
+        clock: &'a RunClock,
+        leader: &'a Leader<'a>,
+        rest: &'a Rest<'a>,
+    ) -> Self {
         Self {
             world,
             step,
             rng: Rng::new(step.seed),
             clock,
             leader,
+            rest,
             began: clock.now(),
             down: Vec::new(),
             still: Vec::new(),
@@ -86,6 +98,7 @@ impl<'a> Strike<'a> {
             clocks: Vec::new(),
             syncs: Vec::new(),
             disks: Vec::new(),
+            resting: false,
         }
     }
 
@@ -183,6 +196,18 @@ impl<'a> Strike<'a> {
         Ok(())
     }
 
+    /// Clients rest until `work`.
+    pub fn rest(&mut self) {
+        self.resting = true;
+        (self.rest)(true);
+    }
+
+    pub fn work(&mut self) {
+        if std::mem::take(&mut self.resting) {
+            (self.rest)(false);
+        }
+    }
+
     pub fn break_links(&mut self, rules: Vec<(Link, Rule)>) {
         self.rules.push(self.world.rules().add(rules));
     }
@@ -237,6 +262,7 @@ impl<'a> Strike<'a> {
     /// Undoes what is still on. Goes on after an error, and gives back the first.
     pub fn undo_rest(&mut self) -> Result<(), String> {
         self.mend_links();
+        self.work();
         let mut done = Ok(());
         let mut note = |result: Result<(), String>| {
             if done.is_ok() {

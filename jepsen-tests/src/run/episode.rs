@@ -18,7 +18,7 @@ use crate::rng::Rng;
 use crate::workload::context::{Context, NodeAddress, Oddities};
 use crate::workload::rest::Rest;
 use crate::workload::{self, Clients, Phase};
-use crate::world::{LOOK_MAX, World, WorldError, WorldOptions};
+use crate::world::{World, WorldError, WorldOptions};
 
 /// Load before the first fault may strike, so that there is something to lose.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -29,8 +29,6 @@ const CLIENTS_END_WITHIN: Duration = Duration::from_secs(30);
 /// Attempts to make the run's server and channels.
 const SETUP_ATTEMPTS_MAX: u32 = 100;
 const SETUP_PAUSE: Duration = Duration::from_millis(100);
-/// What the nodes call it that a replica was closed because nobody used it.
-const SLEPT: &str = "accord_groups_slept_total";
 /// Between two lines about the progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
@@ -86,7 +84,7 @@ pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Episode, RunError>
 
     let clients = workload::start(&context, &settings.workloads, settings.rate, settings.seed);
     let steps = nemesis::plan(&kinds, settings.time, settings.seed);
-    let faults = load(&world, &context, &steps, settings, say).await;
+    let faults = load(&world, &context, &phase, &steps, settings, say).await;
     // Nobody listens any more only if every client has ended, which is what this asks for.
     let _ = phase.send(Phase::Settling);
     let Clients {
@@ -138,16 +136,9 @@ pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Episode, RunError>
     Ok(episode)
 }
 
-/// The sum over the nodes that can be asked.
+/// Replicas that were closed because nobody used them, by nodes that run still and say so.
 async fn slept(world: &World) -> f64 {
-    let cluster = world.cluster();
-    let mut sum = 0.0;
-    for api in cluster.apis(&cluster.ids()) {
-        let asked = tokio::time::timeout(LOOK_MAX, Box::pin(api.metric(SLEPT))).await;
-        // A node that is down or that stands still tells nothing.
-        sum += asked.ok().and_then(Result::ok).unwrap_or(0.0);
-    }
-    sum
+    world.slept().await.values().sum()
 }
 
 /// The faults that this world can inject and those that were asked for and it cannot.
@@ -250,6 +241,7 @@ async fn set_up(
 async fn load(
     world: &World,
     context: &Arc<Context>,
+    phase: &watch::Sender<Phase>,
     steps: &[Step],
     settings: &Settings,
     say: Say<'_>,
@@ -283,7 +275,13 @@ async fn load(
             .map(|channel| channel.channel.as_str());
         let until = offset + settings.time + UNDO_WITHIN;
         let leader = || world.leader(channel);
-        let striking = nemesis::run(world, &steps, &context.clock, until, leader);
+        let rest = |rests| {
+            phase.send_replace(match rests {
+                true => Phase::Resting,
+                false => Phase::Running,
+            });
+        };
+        let striking = nemesis::run(world, &steps, &context.clock, until, leader, rest);
         let faults = Box::pin(striking).await;
         tokio::time::sleep_until(began + settings.time).await;
         faults

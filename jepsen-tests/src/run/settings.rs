@@ -126,6 +126,14 @@ impl Settings {
         CHANNELS.0 + rng.below(CHANNELS.1 - CHANNELS.0 + 1)
     }
 
+    /// Whether clients are to rest, so that channels sleep.
+    fn lulls(&self) -> bool {
+        match &self.nemesis {
+            Nemesis::All => true,
+            Nemesis::These(kinds) => kinds.contains(&FaultKind::Lull),
+        }
+    }
+
     /// Snapshots so often that they happen in an episode, or as seldom as the product does.
     pub fn raft(&self) -> RaftOptions {
         let mut rng = Rng::new(self.seed ^ 0x5a47);
@@ -138,7 +146,7 @@ impl Settings {
         RaftOptions {
             snapshot_after_entries: after,
             snapshot_keep_entries: keep,
-            idle_ms: self.idle_ms,
+            idle_ms: self.idle_ms.or(self.lulls().then_some(DOZE_MS)),
             ..RaftOptions::default()
         }
     }

@@ -36,6 +36,8 @@ use context::Context;
 pub enum Phase {
     /// Load the cluster.
     Running,
+    /// Ask nothing for a while.
+    Resting,
     /// Ask nothing any more; subscribers stay, and come back when their connection is lost.
     Settling,
     /// End.
@@ -46,7 +48,13 @@ pub enum Phase {
 pub(crate) async fn load_ended(phase: &mut watch::Receiver<Phase>) {
     // An error says that nobody steers the run any more, which ends it as well. What is borrowed
     // here must not live across an await of a task, hence a function.
-    let _ = phase.wait_for(|phase| *phase != Phase::Running).await;
+    let ended = |phase: &Phase| !matches!(phase, Phase::Running | Phase::Resting);
+    let _ = phase.wait_for(ended).await;
+}
+
+/// Waits until clients need not rest any more.
+pub(crate) async fn rest_over(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase != Phase::Resting).await;
 }
 
 /// Waits until the run is done, or gone.

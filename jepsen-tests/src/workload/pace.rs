@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Phase, load_ended};
+use super::{Phase, load_ended, rest_over};
 
 /// The longest stretch of missed operations that is made up for.
 const BACKLOG_MAX: Duration = Duration::from_secs(2);
@@ -57,13 +57,19 @@ impl Pace {
         is_due
     }
 
-    /// Waits for the next operation's time; false when clients are to stop instead.
+    /// Waits for the next operation's time, and until clients need not rest; false when they are to
+    /// stop instead.
     pub async fn wait(&mut self, phase: &mut watch::Receiver<Phase>) -> bool {
         let due = self.take(Instant::now());
+        let mut resting = phase.clone();
+        let turn = async {
+            tokio::time::sleep_until(due).await;
+            rest_over(&mut resting).await;
+        };
         tokio::select! {
             biased;
             () = load_ended(phase) => false,
-            () = tokio::time::sleep_until(due) => true,
+            () = turn => true,
         }
     }
 }

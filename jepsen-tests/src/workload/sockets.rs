@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::context::{Context, NodeAddress};
@@ -16,7 +17,7 @@ use super::outcome;
 use super::pace::Pace;
 use super::rest::seen;
 use super::streams::{StreamLog, connect, ended, options};
-use super::{Bodies, Client, load_ended};
+use super::{Bodies, Client, Phase, load_ended, rest_over};
 use crate::client::socket::{Event, Socket, SocketError};
 use crate::client::wire::{Frame, Kind, Message, Problem};
 use crate::history::recorder::Opening;
@@ -97,6 +98,12 @@ pub async fn run(mut client: Client) {
     }
 }
 
+/// Resolves when something is due and clients need not rest.
+async fn turn(due: Instant, phase: &mut watch::Receiver<Phase>) {
+    tokio::time::sleep_until(due).await;
+    rest_over(phase).await;
+}
+
 impl Sender {
     /// One socket, from its opening to its end.
     async fn connection(
@@ -149,6 +156,7 @@ impl Sender {
         new_body: &mut impl FnMut() -> String,
     ) -> StreamEnd {
         let mut phase = self.context.phase.clone();
+        let mut resting = self.context.phase.clone();
         let mut leaving = false;
         loop {
             if leaving && self.unanswered.is_empty() {
@@ -180,7 +188,7 @@ impl Sender {
                         return StreamEnd::Broken { why: error.to_string() };
                     }
                 },
-                () = tokio::time::sleep_until(due), if has_room => {
+                () = turn(due, &mut resting), if has_room => {
                     let draft = match self.again.pop_front() {
                         Some(draft) => draft,
                         None => {

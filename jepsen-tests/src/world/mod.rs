@@ -25,6 +25,7 @@ pub(crate) mod shim;
 mod sweep;
 mod switch;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -50,6 +51,8 @@ const DISK_BYTES: u64 = 2 << 30;
 pub(crate) const DISK_FREE_BYTES_MIN: u64 = 128 << 20;
 /// The name of the server that the nemesis makes for its own channel.
 pub const PROBE_SERVER: &str = "nemesis";
+/// What the nodes call it that a replica was closed because nobody used it.
+const SLEPT: &str = "accord_groups_slept_total";
 /// A look at a node that may be dead or cut off.
 pub(crate) const LOOK_MAX: Duration = Duration::from_millis(500);
 
@@ -245,6 +248,20 @@ impl World {
     /// Whether nodes have disks of their own.
     pub fn own_disks(&self) -> bool {
         !self.disks.is_empty()
+    }
+
+    /// How many replicas each node has closed because nobody used them. One that is down or that
+    /// stands still tells nothing.
+    pub async fn slept(&self) -> BTreeMap<u64, f64> {
+        let cluster = self.cluster();
+        let mut told = BTreeMap::new();
+        for api in cluster.apis(&cluster.ids()) {
+            let asked = tokio::time::timeout(LOOK_MAX, Box::pin(api.metric(SLEPT))).await;
+            if let Ok(Ok(count)) = asked {
+                told.insert(api.node(), count);
+            }
+        }
+        told
     }
 
     /// The leader of a channel's group, or of the directory if no channel is given: the one that a
