@@ -260,7 +260,8 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
         let consensus = &replica.consensus;
         return match kind {
             Kind::Vote => {
-                let leader = consensus.leader().leader;
+                // Also one that it only remembers: a replica that slept has heard nobody yet.
+                let leader = consensus.leader().likely();
                 let leader_dead = leader.is_some_and(|leader| !shared.is_up(leader));
                 consensus.on_vote(&body, leader_dead).await
             }

@@ -381,7 +381,7 @@ fn begin_steady(
     })))
 }
 
-fn config(options: &ConsensusOptions, group: u64) -> io::Result<Config> {
+pub(super) fn config(options: &ConsensusOptions, group: u64) -> io::Result<Config> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: format!("group {group}"),

@@ -21,6 +21,8 @@ mod types;
 pub(crate) mod wire;
 
 #[cfg(test)]
+mod forgetful;
+#[cfg(test)]
 mod suite;
 
 pub(crate) use leadership::LeaderChanges;

@@ -7,6 +7,7 @@ compile_error!("the simulation seeds tokio's own dice: build it with `make sim`"
 mod asleep;
 mod check;
 mod clients;
+mod elections;
 mod nemesis;
 mod planted;
 mod run;

@@ -382,17 +382,22 @@ impl World {
 
     /// Who leads `group`, as far as the leader itself knows.
     pub fn leader(&self, group: u64) -> Option<NodeId> {
-        let nodes = self.common.nodes.borrow();
-        let leads = |node: &Node| {
-            let probes = node.probe().into_iter();
-            probes
-                .filter(|probe| probe.group() == group)
-                .find_map(|probe| probe.leads())
-        };
-        let leaders = nodes
-            .iter()
-            .filter_map(|(id, node)| Some((leads(node)?, *id)));
-        leaders.max().map(|(_, node)| node)
+        self.leaders().get(&group).copied()
+    }
+
+    /// Who leads each group, as far as the leaders themselves know.
+    pub fn leaders(&self) -> BTreeMap<u64, NodeId> {
+        let mut leaders = BTreeMap::new();
+        for (node, handle) in self.common.nodes.borrow().iter() {
+            for probe in handle.probe() {
+                if let Some(term) = probe.leads() {
+                    let known = leaders.entry(probe.group()).or_default();
+                    *known = (term, *node).max(*known);
+                }
+            }
+        }
+        let leaders = leaders.into_iter();
+        leaders.map(|(group, (_, node))| (group, node)).collect()
     }
 
     /// Has the clients of these nodes do nothing new, and those of all others go on.
