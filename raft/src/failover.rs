@@ -71,49 +71,39 @@ pub(crate) async fn waken(group: Arc<Group>) {
 
 /// Finds a leader for a group that has none.
 pub(crate) async fn first_leader(group: Arc<Group>) {
-    let Some(replicas) = group.replicas() else {
-        return;
-    };
-    let up = replicas
-        .into_iter()
-        .filter(|node| group.shared.is_up(*node));
-    let order = up.collect();
-    campaign_in_turn(group, order, None).await;
+    campaign_in_turn(group, None).await;
 }
 
 /// Replaces the leader `dead` if it stays dead and nobody else takes over.
 pub(crate) async fn replace_leader(group: Arc<Group>, dead: NodeId) {
-    let Some(replica) = group.open_replica() else {
-        return;
-    };
-    let voters = replica.consensus.voters().into_iter();
-    let candidates = voters.filter(|node| group.shared.is_up(*node)).collect();
-    let order = order(candidates, group.id.0);
-    campaign_in_turn(group, order, Some(dead)).await;
+    campaign_in_turn(group, Some(dead)).await;
 }
 
-/// Campaigns when this node's place in `order` has come, and again until there is a leader.
-async fn campaign_in_turn(group: Arc<Group>, order: Vec<NodeId>, dead: Option<NodeId>) {
+/// Campaigns when this node's turn has come, and again until there is a leader.
+async fn campaign_in_turn(group: Arc<Group>, dead: Option<NodeId>) {
     let shared = Arc::clone(&group.shared);
-    let this_node = shared.node();
-    let Some(place) = order.iter().position(|node| *node == this_node) else {
-        return;
-    };
     let Some(replica) = group.open_replica() else {
         return;
     };
-    let (before, _) = order.split_at(place);
-    let stagger = STAGGER.saturating_mul(u32::try_from(place).unwrap_or(u32::MAX));
+    let Some(before) = before(&group, dead) else {
+        return;
+    };
+    let stagger = STAGGER.saturating_mul(u32::try_from(before.len()).unwrap_or(u32::MAX));
     let standing = group.stand();
-    if place > 0 {
+    if !before.is_empty() {
         if dead.is_none() {
             // Nobody may have opened the group there yet, and then nobody stands before this node.
-            drop(others(&group, before).await);
+            drop(others(&group, &before).await);
         }
         led_within(stagger, &replica, &shared, dead).await;
     }
     for tries in 0..TRIES_MAX {
         let Ok(permit) = shared.campaigns.acquire().await else {
+            return;
+        };
+        let dead = dead.or_else(|| heard_too_late(&replica, &shared));
+        // Looked up anew: who waits for another must mean the same turns.
+        let Some(before) = self::before(&group, dead) else {
             return;
         };
         let returned = dead.is_some_and(|dead| shared.is_up(dead));
@@ -132,7 +122,7 @@ async fn campaign_in_turn(group: Arc<Group>, order: Vec<NodeId>, dead: Option<No
             // wait for its lease.
             return;
         }
-        let yields = tries < YIELDS_MAX && others.iter().any(|other| other.goes_before(before));
+        let yields = tries < YIELDS_MAX && others.iter().any(|other| other.goes_before(&before));
         match dead {
             // A candidate that cannot win must not raise the term again and again against one that
             // can.
@@ -163,6 +153,13 @@ async fn campaign_in_turn(group: Arc<Group>, order: Vec<NodeId>, dead: Option<No
 fn is_led(replica: &Replica, shared: &Shared, dead: Option<NodeId>) -> bool {
     let leader = replica.consensus.leader().leader;
     leader.is_some_and(|leader| Some(leader) != dead && shared.is_up(leader))
+}
+
+/// A leader whose word came after its death was seen, so that nobody was told to replace it. Its lease
+/// would refuse every pre-vote.
+fn heard_too_late(replica: &Replica, shared: &Shared) -> Option<NodeId> {
+    let leader = replica.consensus.leader().leader;
+    leader.filter(|leader| !shared.is_up(*leader))
 }
 
 /// Resolves when there is a leader, or when that has taken too long.
@@ -221,8 +218,25 @@ async fn pause(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
-/// Who goes first. Groups begin with different candidates, so that the dead node's groups are spread
-/// over the living.
+/// Whose turn comes before this node's; `None` if it has none. Two that each wait for the other would
+/// give their tries away, so all have one order: with the preferred leader first as long as every replica
+/// is up, and otherwise as if it had died.
+fn before(group: &Group, dead: Option<NodeId>) -> Option<Vec<NodeId>> {
+    let replicas = group.replicas()?;
+    let is_up = |node: &NodeId| Some(*node) != dead && group.shared.is_up(*node);
+    let up: Vec<NodeId> = replicas.iter().copied().filter(is_up).collect();
+    let mut order = match up.len() == replicas.len() {
+        true => up,
+        false => order(up, group.id.0),
+    };
+    let this_node = group.shared.node();
+    let place = order.iter().position(|node| *node == this_node)?;
+    order.truncate(place);
+    Some(order)
+}
+
+/// Who goes first once a leader has died. Groups begin with different candidates, so that the dead
+/// node's groups are spread over the living.
 fn order(mut candidates: Vec<NodeId>, group: u64) -> Vec<NodeId> {
     candidates.sort_unstable();
     if let Some(first) = group.checked_rem(candidates.len() as u64) {
