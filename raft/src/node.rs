@@ -541,7 +541,8 @@ impl Node {
         let Some(replica) = group.open_replica() else {
             return false;
         };
-        if replica.consensus.leader().leader != Some(self.id()) {
+        // In office also before a quorum has confirmed it, as one that has just turned to openraft is.
+        if !replica.consensus.is_in_office() {
             return false;
         }
         let voters = replica.consensus.voters();

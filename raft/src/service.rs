@@ -461,8 +461,15 @@ impl Service for PeerService {
                 continue;
             };
             if replica.consensus.left_out().contains(&node) {
-                // It is behind, and openraft can tell by how much.
-                tokio::spawn(async move { replica.consensus.rouse().await.map(drop) });
+                // It is behind, and openraft can tell by how much. Not for all groups at once, any more
+                // than elections are.
+                tokio::spawn(async move {
+                    let shared = Arc::clone(&group.shared);
+                    if let Ok(_permit) = shared.campaigns.acquire().await {
+                        // A replica that has stopped meanwhile has nothing to bring level.
+                        let _ = replica.consensus.rouse().await;
+                    }
+                });
                 continue;
             }
             let leader = replica.consensus.leader().leader;
