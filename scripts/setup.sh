@@ -124,7 +124,7 @@ missing_reasons() {
         echo "  a C++ compiler (g++): RocksDB, the storage engine, is built from source"
     fi
     if ! command -v make >/dev/null; then
-        echo "  make: it runs this project's commands"
+        echo "  make: it runs this project's commands, and builds jemalloc"
     fi
     if ! have_libclang; then
         echo "  libclang and its headers: they read RocksDB's C header to make the Rust bindings"

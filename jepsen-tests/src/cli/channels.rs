@@ -75,7 +75,7 @@ struct Options {
     /// Measure the channels that are there and make none
     #[arg(long, requires = "data")]
     measure_only: bool,
-    /// idle, wake, saturate, sockets, kill, restart, with commas between them, or all
+    /// idle, sockets, wake, saturate, kill, restart, with commas between them, or all
     #[arg(long, default_value = "all", value_parser = steps)]
     steps: Steps,
     /// How long to wait for all channels to sleep before each step

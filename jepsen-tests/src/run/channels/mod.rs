@@ -47,9 +47,10 @@ impl Step {
     /// In the order in which they are done.
     pub const ALL: [Step; 6] = [
         Self::Idle,
+        // Before the steps that leave memory behind, since it tells what a socket takes.
+        Self::Sockets,
         Self::Wake,
         Self::Saturate,
-        Self::Sockets,
         Self::Kill,
         Self::Restart,
     ];
