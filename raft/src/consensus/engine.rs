@@ -15,6 +15,7 @@ use openraft::ReadPolicy;
 use openraft::ServerState;
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::WatchReceiver;
+use openraft::metrics::RaftServerMetrics;
 use openraft::raft::AppendEntriesResponse;
 use openraft::raft::linearizable_read::LinearizerOption;
 use tokio::sync::watch;
@@ -101,7 +102,7 @@ impl Engine {
             Arc::clone(&published),
         )?;
         let voters: Vec<NodeId> = applier.membership().voter_ids().collect();
-        drop(opening.turn);
+        let mut turn = Some(opening.turn);
         let others = voters.iter().filter(|node| **node != options.node);
         let peers: Vec<Peer> = others.filter_map(|node| peer(*node)).collect();
         let leads = |vote: &storage::Vote| vote.node == options.node;
@@ -112,13 +113,16 @@ impl Engine {
         if let Some(vote) = group.vote().filter(settled).filter(leads)
             && let Some(last) = group.log_state().last
             && group.applied() == Some(last)
+            && let Some(term) = vote.term.checked_add(1)
             && !restores
         {
             let ballot = Ballot {
                 candidate: options.node,
-                term: vote.term + 1,
+                term,
                 last,
             };
+            // Those who are asked may need turns of their own, and wait for this node's answers.
+            drop(turn.take());
             level = steady::hold(&group, ballot, voters.len(), &peers).await;
             // It has led that term since, in this very process, with its whole log.
             restores = level.is_some();
@@ -153,7 +157,15 @@ impl Engine {
         if let Some(applier) = applier {
             engine.start(Some(applier)).await?;
         }
+        drop(turn);
         Ok(engine)
+    }
+
+    /// What openraft says of itself, while it runs.
+    fn metrics<T>(&self, look: impl FnOnce(&RaftServerMetrics<TypeConfig>) -> T) -> Option<T> {
+        let raft = self.raft.borrow();
+        let raft = raft.as_ref()?;
+        Some(look(&raft.server_metrics().borrow_watched()))
     }
 
     /// Steady replication, until openraft takes over.
@@ -167,12 +179,8 @@ impl Engine {
     }
 
     pub(super) fn leader(&self) -> LeaderView {
-        match &*self.raft.borrow() {
-            Some(raft) => self
-                .knowledge
-                .leader(&raft.server_metrics().borrow_watched()),
-            None => self.knowledge.leader_without_metrics(),
-        }
+        self.metrics(|metrics| self.knowledge.leader(metrics))
+            .unwrap_or_else(|| self.knowledge.leader_without_metrics())
     }
 
     pub(super) fn voters(&self) -> Vec<NodeId> {
@@ -186,10 +194,8 @@ impl Engine {
     }
 
     pub(super) fn is_in_office(&self) -> bool {
-        match &*self.raft.borrow() {
-            Some(raft) => raft.server_metrics().borrow_watched().state == ServerState::Leader,
-            None => self.leading().is_some(),
-        }
+        self.metrics(|metrics| metrics.state == ServerState::Leader)
+            .unwrap_or_else(|| self.leading().is_some())
     }
 
     pub(super) fn allow_elections(&self) {
@@ -296,13 +302,9 @@ impl Engine {
     }
 
     pub(super) fn resumes(&self) -> bool {
-        match &*self.raft.borrow() {
-            Some(raft) => self
-                .knowledge
-                .resumes(&raft.server_metrics().borrow_watched()),
-            // openraft is about to take over.
-            None => self.knowledge.is_about_to_resume(),
-        }
+        // While openraft is about to take over there are no metrics.
+        self.metrics(|metrics| self.knowledge.resumes(metrics))
+            .unwrap_or_else(|| self.knowledge.is_about_to_resume())
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) struct Opening<'a> {
     /// The replicas that the directory gave the group. One that holds nothing is founded with them:
     /// the first leads its first term.
     pub(crate) replicas: Option<Vec<NodeId>>,
-    /// Given back once it has read what is on the disk.
+    /// Given back once it is open, or waits for others.
     pub(crate) turn: SemaphorePermit<'a>,
 }
 

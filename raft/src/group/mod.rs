@@ -365,8 +365,12 @@ impl Group {
         let mut progress = directory.consensus.progress();
         let mut stopping = shared.stopping.subscribe();
         let heard = async {
-            while !self.has_record() && progress.changed().await.is_ok() {
+            // Once more first: it may have come before anybody listened.
+            loop {
                 shared.learn(self);
+                if self.has_record() || progress.changed().await.is_err() {
+                    return;
+                }
             }
         };
         tokio::select! {

@@ -227,7 +227,7 @@ impl Filling {
             let text = text(&mut rng, self.message_bytes);
             body(&format!("user {}", message % 3), &text)
         });
-        // One of its users each, so to speak: all at a time, as in a channel that is lively for once.
+        // All at once, so that they share log entries and a million channels are filled in time.
         let posts = bodies.map(|body| async move {
             let posted = self.post(target, &body, node, "posting a message");
             posted.await.map(drop)
