@@ -2,9 +2,9 @@
 //!
 //! Links carry a pulse, so a node's death is known within milliseconds (its sockets close) or about
 //! a second (it falls silent), and groups' own timers may be long. A leader that a majority of its
-//! group sees dead is replaced without waiting for its lease; one that only a single node has lost
-//! sight of is left alone. A group that was just opened and knows no leader asks for a pre-vote, the
-//! preferred leader first.
+//! group sees dead is replaced without waiting for its lease, and without openraft where all logs end
+//! alike (`consensus/steady/ballot.rs`); one that only a single node has lost sight of is left alone.
+//! A group that was just opened and knows no leader asks for a pre-vote, the preferred leader first.
 //!
 //! When a node dies, every group that it led loses its leader at the same moment. Two things keep
 //! that from becoming a storm: a node runs only a few campaigns at a time, and a candidate stands
@@ -80,7 +80,7 @@ pub(crate) async fn replace_leader(group: Arc<Group>, dead: NodeId) {
 }
 
 /// Campaigns when this node's turn has come, and again until there is a leader.
-async fn campaign_in_turn(group: Arc<Group>, dead: Option<NodeId>) {
+async fn campaign_in_turn(group: Arc<Group>, mut dead: Option<NodeId>) {
     let shared = Arc::clone(&group.shared);
     let Some(replica) = group.open_replica() else {
         return;
@@ -91,17 +91,22 @@ async fn campaign_in_turn(group: Arc<Group>, dead: Option<NodeId>) {
     let stagger = STAGGER.saturating_mul(u32::try_from(before.len()).unwrap_or(u32::MAX));
     let standing = group.stand();
     if !before.is_empty() {
-        if dead.is_none() {
-            // Nobody may have opened the group there yet, and then nobody stands before this node.
-            drop(others(&group, &before).await);
-        }
+        // Nobody may have opened the group there yet, and then nobody stands before this node.
+        drop(others(&group, &before).await);
         led_within(stagger, &replica, &shared, dead).await;
     }
     for tries in 0..TRIES_MAX {
         let Ok(permit) = shared.campaigns.acquire().await else {
             return;
         };
-        let dead = dead.or_else(|| heard_too_late(&replica, &shared));
+        dead = dead.or_else(|| heard_too_late(&replica, &shared));
+        if dead.is_none()
+            && let Some(gone) = remembered_dead(&replica, &shared)
+            && seen_dead(&replica, &shared, gone).await
+        {
+            // Another replica may still hold its lease, which protects nobody.
+            dead = Some(gone);
+        }
         // Looked up anew: who waits for another must mean the same turns.
         let Some(before) = self::before(&group, dead) else {
             return;
@@ -110,6 +115,13 @@ async fn campaign_in_turn(group: Arc<Group>, dead: Option<NodeId>) {
         let recovering = group.is_recovering();
         // A node that hands its groups over must not take one back.
         if is_led(&replica, &shared, dead) || returned || recovering || shared.is_draining() {
+            return;
+        }
+        if before.is_empty()
+            && let Some(dead) = dead
+            && seen_dead(&replica, &shared, dead).await
+            && replica.consensus.succeed(dead).await
+        {
             return;
         }
         // The first of a fresh group has nobody to ask: a pre-vote harms nobody.
@@ -134,10 +146,10 @@ async fn campaign_in_turn(group: Arc<Group>, dead: Option<NodeId>) {
             }
             Some(dead) => {
                 standing.step_forward();
-                let view = shared.transport().map(|links| links.alive());
-                let voters = replica.consensus.voters();
-                if view.is_some_and(|view| majority_sees_dead(&view, &voters, dead)) {
-                    replica.consensus.campaign(false).await;
+                if seen_dead(&replica, &shared, dead).await {
+                    if !replica.consensus.succeed(dead).await {
+                        replica.consensus.campaign(false).await;
+                    }
                     led_within(AGAIN_AFTER, &replica, &shared, Some(dead)).await;
                 }
             }
@@ -160,6 +172,31 @@ fn is_led(replica: &Replica, shared: &Shared, dead: Option<NodeId>) -> bool {
 fn heard_too_late(replica: &Replica, shared: &Shared) -> Option<NodeId> {
     let leader = replica.consensus.leader().leader;
     leader.filter(|leader| !shared.is_up(*leader))
+}
+
+/// The leader of the vote on the disk, if its process is dead.
+fn remembered_dead(replica: &Replica, shared: &Shared) -> Option<NodeId> {
+    let leader = replica.consensus.leader().remembered;
+    leader.filter(|leader| !shared.is_up(*leader))
+}
+
+/// Whether a majority sees the leader dead. The others' word of it may be a moment away.
+async fn seen_dead(replica: &Replica, shared: &Shared, dead: NodeId) -> bool {
+    let Some(links) = shared.transport() else {
+        return false;
+    };
+    let mut changes = links.alive_changes();
+    let voters = replica.consensus.voters();
+    let seen = async {
+        while !majority_sees_dead(&links.alive(), &voters, dead) && !shared.is_up(dead) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    // Another try is due then.
+    let _ = tokio::time::timeout(AGAIN_AFTER, seen).await;
+    majority_sees_dead(&links.alive(), &voters, dead)
 }
 
 /// Resolves when there is a leader, or when that has taken too long.

@@ -226,7 +226,8 @@ async fn vote_for(group: &Arc<Group>, ballot: Ballot) -> Result<Bytes, String> {
         return Err(text(ReadError::Recovering));
     }
     let replica = open(group, Asks::Peer).await.map_err(text)?;
-    replica.consensus.on_ballot(ballot).await
+    let is_dead = |leader| !group.shared.is_up(leader);
+    replica.consensus.on_ballot(ballot, is_dead).await
 }
 
 async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, String> {

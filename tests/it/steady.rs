@@ -85,6 +85,20 @@ async fn assert_kept_by_all(apis: &[Api], was_away: u64, channel: &ChannelRef, a
     }
 }
 
+async fn loss_noticed(apis: &[Api]) {
+    for api in apis {
+        wait_until("the loss to be noticed", SOON, || async {
+            match api.cluster().await {
+                Ok(view) if view.nodes.iter().any(|node| !node.up) => Ok(()),
+                Ok(_) => Err("all are up".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await
+        .unwrap();
+    }
+}
+
 #[test]
 fn a_channel_needs_no_openraft_on_any_node() {
     run(120, async {
@@ -202,22 +216,12 @@ fn a_node_that_was_left_out_is_brought_level_without_a_write() {
             channels.push(others[0].new_channel().await.unwrap());
         }
         cluster.kill(away).unwrap();
-        for api in &others {
-            wait_until("the loss to be noticed", SOON, || async {
-                match api.cluster().await {
-                    Ok(view) if view.nodes.iter().any(|node| !node.up) => Ok(()),
-                    Ok(_) => Err("all are up".to_owned()),
-                    Err(error) => Err(error.to_string()),
-                }
-            })
-            .await
-            .unwrap();
-        }
+        loss_noticed(&others).await;
         for channel in &channels {
             fill(&others, channel, "without", 10).await;
         }
-        // Every node is the first leader of one, and one is without.
-        wait_steady(&others, 2.0).await;
+        // Every node is the first leader of one, and another has taken the place of the one away.
+        wait_steady(&others, 3.0).await;
         let mut wholes = Vec::new();
         for channel in &channels {
             wholes.push(read_whole(&others[0], channel).await);
@@ -252,6 +256,71 @@ fn a_steady_leader_that_dies_or_stops_is_replaced() {
             let acked = writer.finish().await;
             cluster.restart(leader).await.unwrap();
             assert_kept_by_all(&apis, leader, &channel, &acked).await;
+        }
+    });
+}
+
+/// Where all logs end alike nothing has to be decided, whether the channel is awake or not.
+#[test]
+fn a_dead_leaders_place_is_taken_without_openraft() {
+    run(180, async {
+        let cluster = cluster(NEVER_MS).await;
+        let apis = cluster.apis(&cluster.ids());
+        for asleep in [false, true] {
+            let (channel, leader) = lively_channel(&apis).await;
+            let others = cluster.apis(&cluster.others(leader));
+            let whole = read_whole(&apis[0], &channel).await;
+            for api in &apis {
+                wait_level(api, &channel, &whole).await;
+            }
+            if asleep {
+                for node in cluster.ids() {
+                    cluster.pause(node).unwrap();
+                }
+                cluster.kill_all().unwrap();
+                for api in &others {
+                    cluster.start_node(api.node()).unwrap();
+                }
+                for api in &others {
+                    cluster.wait_ready(api.node()).await.unwrap();
+                }
+            } else {
+                cluster.kill(leader).unwrap();
+            }
+            loss_noticed(&others).await;
+            let writer = Writer::start(others.clone(), &channel, "without");
+            writer.wait_more(10, SOON).await;
+            let now = others[0].leader_of(&channel, SOON).await.unwrap();
+            assert_ne!(now, leader);
+            wait_steady(&others, 1.0).await;
+            let view = others[0].channel_view(&channel.channel).await.unwrap();
+            assert_eq!(view.term, 2, "{view:?}");
+            cluster.restart(leader).await.unwrap();
+            let acked = writer.finish().await;
+            assert_kept_by_all(&apis, leader, &channel, &acked).await;
+        }
+    });
+}
+
+/// After a restart a follower has heard nobody, and nobody has a reason to speak.
+#[test]
+fn every_node_names_the_leader_of_a_channel_that_is_looked_at() {
+    run(120, async {
+        let cluster = cluster(NEVER_MS).await;
+        let apis = cluster.apis(&cluster.ids());
+        let (channel, _) = lively_channel(&apis).await;
+        for node in cluster.ids() {
+            cluster.pause(node).unwrap();
+        }
+        cluster.kill_all().unwrap();
+        for node in cluster.ids() {
+            cluster.start_node(node).unwrap();
+        }
+        for node in cluster.ids() {
+            cluster.wait_ready(node).await.unwrap();
+        }
+        for api in &apis {
+            api.leader_of(&channel, SOON).await.unwrap();
         }
     });
 }

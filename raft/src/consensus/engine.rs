@@ -35,6 +35,7 @@ use super::steady;
 use super::steady::Ballot;
 use super::steady::Beginning;
 use super::steady::Keep;
+use super::steady::Replication;
 use super::steady::Steady;
 use super::steady::SteadyRequest;
 use super::steady::UNAPPLIED_MAX;
@@ -68,11 +69,13 @@ pub(super) struct Engine {
     commits: Arc<dyn Commits>,
     pub(super) published: Arc<Published>,
     may_campaign: AtomicBool,
-    restores: bool,
+    restores: AtomicBool,
     peer: PeerOf,
     pub(super) knowledge: Arc<Knowledge>,
     voters: Vec<NodeId>,
     steady: Option<Arc<Steady>>,
+    /// Held while this node asks for its leader's place: whoever wants the same waits for the answer.
+    succeeding: tokio::sync::Mutex<()>,
     pub(super) raft: watch::Sender<Option<Raft<TypeConfig, Applier>>>,
     /// Held while openraft is started or stopped.
     stopped: tokio::sync::Mutex<bool>,
@@ -120,6 +123,7 @@ impl Engine {
                 candidate: options.node,
                 term,
                 last,
+                commit: last,
             };
             // Those who are asked may need turns of their own, and wait for this node's answers.
             drop(turn.take());
@@ -141,7 +145,7 @@ impl Engine {
             commits,
             published,
             may_campaign: AtomicBool::new(opening.may_campaign),
-            restores,
+            restores: AtomicBool::new(restores),
             peer,
             knowledge: Arc::new(Knowledge::new(
                 options.node,
@@ -151,6 +155,7 @@ impl Engine {
             )),
             voters,
             steady,
+            succeeding: tokio::sync::Mutex::new(()),
             raft: watch::Sender::new(None),
             stopped: tokio::sync::Mutex::new(false),
         });
@@ -249,7 +254,7 @@ impl Engine {
         let applier = applier.map_or_else(load, Ok)?;
         let mut config = config(&self.options, self.group.id().0)?;
         config.enable_elect = self.may_campaign.load(Ordering::Acquire);
-        config.enable_leader_restore = Some(self.restores);
+        config.enable_leader_restore = Some(self.restores.load(Ordering::Acquire));
         let peer = Arc::clone(&self.peer);
         let network = Network::new(self.group.id().0, move |node| peer(node));
         let log = LogStore::new(self.group.clone());
@@ -278,9 +283,46 @@ impl Engine {
         self.group.drained().await;
     }
 
+    /// Has this node lead in the place of the steady leader that it follows. If the others do not
+    /// agree, openraft takes over.
+    pub(super) async fn succeed(self: &Arc<Self>, dead: NodeId) -> bool {
+        let _succeeding = self.succeeding.lock().await;
+        let Some(candidacy) = self.steady().and_then(|steady| steady.stand(dead)) else {
+            return self.leading().is_some();
+        };
+        let term = candidacy.term();
+        let Some(replication) = candidacy.campaign().await else {
+            // It follows nobody now. One that has stopped need not.
+            let _ = self.raft().await;
+            return false;
+        };
+        // It leads that term in this very process, with its whole log.
+        self.restores.store(true, Ordering::Release);
+        self.knowledge.lead(storage::Vote {
+            term,
+            node: self.options.node,
+            committed: true,
+        });
+        Arc::clone(self).replicate(replication);
+        true
+    }
+
+    /// Sees a steady leader's entry through.
+    pub(super) fn replicate(self: Arc<Self>, replication: Replication) {
+        tokio::spawn(async move {
+            if replication.run().await.is_err() {
+                self.take_over();
+            }
+        });
+    }
+
     /// See [`Steady::grant`].
-    pub(super) fn grant(&self, ballot: &Ballot) -> Option<Written> {
-        let written = self.steady()?.grant(ballot)?;
+    pub(super) fn grant(
+        &self,
+        ballot: &Ballot,
+        is_dead: impl FnOnce(NodeId) -> bool,
+    ) -> Option<Written> {
+        let written = self.steady()?.grant(ballot, is_dead)?;
         self.knowledge.pledge(storage::Vote {
             term: ballot.term,
             node: ballot.candidate,

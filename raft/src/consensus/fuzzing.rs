@@ -178,6 +178,7 @@ pub(crate) fn write_seeds() {
         candidate: SENDER,
         term: 4,
         last: storage::LogId { term: 2, index: 9 },
+        commit: storage::LogId { term: 2, index: 8 },
     };
     let [idle, levels, groups, standings] = hibernation::fuzzing::seeds();
     let bodies: [(&str, Bytes); 22] = [

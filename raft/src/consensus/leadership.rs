@@ -119,10 +119,24 @@ impl Knowledge {
         *self.vote.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The leader has this node's vote for a later term.
+    /// A candidate has this node's vote for a later term. If it is not the leader that this node had,
+    /// it has yet to be heard.
     pub(super) fn pledge(&self, vote: storage::Vote) {
-        *self.vote.lock().unwrap_or_else(PoisonError::into_inner) = Some(vote);
+        let before = self.set_vote(vote);
+        let goes_on = before.is_some_and(|before| before.node == vote.node);
+        self.heard.send_modify(|heard| *heard &= goes_on);
+    }
+
+    /// This node leads without openraft, by this vote.
+    pub(super) fn lead(&self, vote: storage::Vote) {
+        self.set_vote(vote);
+        self.resumes.store(true, Ordering::Release);
         self.heard.send_modify(|_| {});
+    }
+
+    fn set_vote(&self, vote: storage::Vote) -> Option<storage::Vote> {
+        let mut known = self.vote.lock().unwrap_or_else(PoisonError::into_inner);
+        known.replace(vote)
     }
 
     /// Whether the leader of the vote on the disk has been heard.

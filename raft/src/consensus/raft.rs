@@ -240,15 +240,7 @@ impl Consensus {
         let mut guard = Answer::new(done);
         if let Some(steady) = self.engine.leading() {
             match steady.propose(batch, guard) {
-                Ok(replication) => {
-                    let engine = Arc::clone(&self.engine);
-                    tokio::spawn(async move {
-                        if replication.run().await.is_err() {
-                            engine.take_over();
-                        }
-                    });
-                    return;
-                }
+                Ok(replication) => return Arc::clone(&self.engine).replicate(replication),
                 Err((back, answer)) => (batch, guard) = (back, answer),
             }
         }
@@ -278,6 +270,12 @@ impl Consensus {
         let knows = self.is_steady() || last.term == leader.term;
         let leads = leader.leader == Some(self.engine.options.node) && knows;
         leads.then_some((leader.term, last.index))
+    }
+
+    /// Takes the place of a leader that a majority sees `dead`, without openraft: true if that is
+    /// done. It is not where the replicas have anything to decide.
+    pub(crate) async fn succeed(&self, dead: NodeId) -> bool {
+        self.engine.succeed(dead).await
     }
 
     /// Campaigns at once. Without a pre-vote only where a majority sees the leader dead: its lease
@@ -348,13 +346,17 @@ impl Consensus {
         }
     }
 
-    /// Gives the leader that it follows steadily its vote for a later term; the answer is due when this
-    /// resolves.
+    /// Gives a candidate this follower's vote for a later term; the answer is due when this resolves.
+    /// `is_dead`: whether this node sees the process of a node dead.
     ///
     /// # Errors
     /// If that is not for steady replication to do.
-    pub(crate) async fn on_ballot(&self, ballot: Ballot) -> Result<Bytes, String> {
-        let Some(written) = self.engine.grant(&ballot) else {
+    pub(crate) async fn on_ballot(
+        &self,
+        ballot: Ballot,
+        is_dead: impl FnOnce(NodeId) -> bool,
+    ) -> Result<Bytes, String> {
+        let Some(written) = self.engine.grant(&ballot, is_dead) else {
             return Err("this replica would have to vote by openraft".into());
         };
         match written.wait().await {

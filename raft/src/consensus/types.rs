@@ -27,6 +27,8 @@ use crate::machine::PartOutcomes;
 const KIND_BLANK: u8 = 0;
 /// First byte of a membership's payload. (1 is the first version of a batch of commands.)
 const KIND_MEMBERSHIP: u8 = 255;
+/// The payload of an entry that changes nothing: a leader commits with it what came before its term.
+pub(crate) const BLANK: Bytes = Bytes::from_static(&[KIND_BLANK]);
 /// More bytes than any membership needs: 1,000 voters of 9 bytes each, twice, and learners.
 const MEMBERSHIP_BYTES_MAX: usize = 64 * 1024;
 
@@ -145,7 +147,7 @@ pub(crate) fn stored_vote(vote: &Vote) -> storage::Vote {
 pub(crate) fn stored_entry(entry: Entry) -> storage::Entry {
     let log_id = stored_log_id(&entry.log_id);
     let payload = match entry.payload {
-        EntryPayload::Blank => Bytes::from_static(&[KIND_BLANK]),
+        EntryPayload::Blank => BLANK,
         EntryPayload::Normal(batch) => batch.0,
         EntryPayload::Membership(membership) => {
             let mut bytes = vec![KIND_MEMBERSHIP];
@@ -154,13 +156,6 @@ pub(crate) fn stored_entry(entry: Entry) -> storage::Entry {
         }
     };
     storage::Entry { log_id, payload }
-}
-
-/// Whether an entry's payload says that it is a batch of commands.
-pub(crate) fn is_batch(payload: &[u8]) -> bool {
-    payload
-        .first()
-        .is_some_and(|kind| *kind != KIND_BLANK && *kind != KIND_MEMBERSHIP)
 }
 
 /// Whether it changes nothing but the machine's state: no membership.

@@ -602,8 +602,10 @@ impl Group {
             .map_or_else(GroupStatus::default, |replica| {
                 let view = replica.consensus.leader();
                 let log = replica.consensus.group().log_state();
+                // Who replicates steadily has no heartbeats, and need not have heard its leader yet.
+                let presumed = view.likely().filter(|_| self.is_led_steadily(&replica));
                 GroupStatus {
-                    leader: view.leader,
+                    leader: view.leader.or(presumed),
                     term: view.term,
                     applied: replica.consensus.group().applied().map_or(0, |id| id.index),
                     last: log.last.map_or(0, |id| id.index),

@@ -8,12 +8,15 @@
 //!
 //! Only those transitions are here that Raft allows on the strength of what is on the disk: a leader
 //! of a term appends to its log in that term, a follower that has that leader's vote takes entries
-//! that follow its last one. For everything else the replica turns to openraft, which reads the same
-//! disk: a vote, another term, a gap, a follower that does not answer. It goes on until the group
+//! that follow its last one, and where all logs end alike a follower may follow another leader, or
+//! become it (`ballot.rs`). For everything else the replica turns to openraft, which reads the same
+//! disk: another vote or term, a gap, a follower that does not answer. It goes on until the group
 //! sleeps the next time.
 
 mod ballot;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::collections::VecDeque;
@@ -21,6 +24,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use accord_storage as storage;
@@ -94,7 +99,7 @@ pub(super) struct Beginning {
     pub(super) term: u64,
     pub(super) leader: NodeId,
     pub(super) voters: Vec<NodeId>,
-    /// All of them but this node.
+    /// The way to each of the others.
     pub(super) peers: Vec<Peer>,
     /// Those of them that have just said that they are level; any that is up may be, if none have been
     /// asked.
@@ -119,8 +124,11 @@ pub(super) struct Keep {
 pub(super) struct Steady {
     group: storage::Group,
     node: NodeId,
-    leader: NodeId,
+    voters: Vec<NodeId>,
+    peers: Vec<Peer>,
     keep: Keep,
+    /// Whether this node is the leader. Once it is, it stays that until this ends.
+    leads: AtomicBool,
     state: Mutex<State>,
     ended: watch::Sender<bool>,
 }
@@ -128,6 +136,8 @@ pub(super) struct Steady {
 struct State {
     ended: bool,
     term: u64,
+    /// None while this node stands for election.
+    leader: Option<NodeId>,
     /// As follower: the leader has this node's vote for the term, and has not said that it won.
     pledged: bool,
     /// The end of the log, what is queued included.
@@ -179,27 +189,19 @@ pub(super) struct Trouble;
 
 impl Steady {
     pub(super) fn begin(beginning: Beginning) -> Arc<Steady> {
-        let peers = match beginning.leader == beginning.node {
-            true => beginning.peers,
-            false => Vec::new(),
-        };
-        let level = beginning.level.as_ref();
-        let takes_part =
-            |peer: &Peer| peer.is_up() && level.is_none_or(|level| level.contains(&peer.node()));
-        let (followers, left_out): (Vec<_>, Vec<_>) = peers.into_iter().partition(takes_part);
-        let committed = beginning.applied;
-        let told = committed.index;
+        let leads = beginning.leader == beginning.node;
         let pending = beginning.unapplied.into_iter();
-        Arc::new(Steady {
+        let steady = Arc::new(Steady {
             node: beginning.node,
-            leader: beginning.leader,
             keep: beginning.keep,
+            leads: AtomicBool::new(false),
             state: Mutex::new(State {
                 ended: false,
                 term: beginning.term,
+                leader: Some(beginning.leader),
                 pledged: false,
                 last: beginning.last,
-                committed,
+                committed: beginning.applied,
                 waiting: pending
                     .map(|entry| Pending {
                         entry,
@@ -208,21 +210,42 @@ impl Steady {
                     .collect(),
                 applier: beginning.applier,
                 applying: false,
-                tally: Tally::new(&beginning.voters, committed.index),
-                followers: followers
-                    .into_iter()
-                    .map(|peer| Follower { peer, told })
-                    .collect(),
-                left_out,
+                tally: Tally::new(&beginning.voters, beginning.applied.index),
+                followers: Vec::new(),
+                left_out: Vec::new(),
                 under_way: 0,
             }),
             ended: watch::Sender::new(false),
             group: beginning.group,
-        })
+            voters: beginning.voters,
+            peers: beginning.peers,
+        });
+        if leads {
+            steady.lead(&mut steady.state(), beginning.level.as_deref());
+        }
+        steady
     }
 
     pub(super) fn leads(&self) -> bool {
-        self.leader == self.node
+        self.leads.load(Ordering::Acquire)
+    }
+
+    /// From now on it leads its term. Its followers are the `level` voters that are up, or, where none
+    /// have been asked, all that are.
+    fn lead(&self, state: &mut State, level: Option<&[NodeId]>) {
+        let told = state.committed.index;
+        let takes_part =
+            |peer: &&Peer| peer.is_up() && level.is_none_or(|level| level.contains(&peer.node()));
+        let (followers, left_out): (Vec<_>, Vec<_>) = self.peers.iter().partition(takes_part);
+        let follower = |peer: &Peer| Follower {
+            peer: peer.clone(),
+            told,
+        };
+        state.leader = Some(self.node);
+        state.tally = Tally::new(&self.voters, told);
+        state.followers = followers.into_iter().map(follower).collect();
+        state.left_out = left_out.into_iter().cloned().collect();
+        self.leads.store(true, Ordering::Release);
     }
 
     /// Ends it: nothing is appended or applied any more. What was proposed and is not applied is
@@ -265,23 +288,33 @@ impl Steady {
         if state.ended || !self.leads() || is_back || state.waiting.len() >= WAITING_MAX {
             return Err((batch, answer));
         }
+        Ok(self.append(&mut state, batch, Some(answer)))
+    }
+
+    /// Appends an entry as leader and sends it off.
+    fn append(
+        self: &Arc<Self>,
+        state: &mut State,
+        payload: Bytes,
+        answer: Option<Answer>,
+    ) -> Replication {
         let id = storage::LogId {
             term: state.term,
             index: state.last.index + 1,
         };
         let entry = storage::Entry {
             log_id: id,
-            payload: batch.clone(),
+            payload: payload.clone(),
         };
         let request = SteadyRequest {
             leader: self.node,
             term: state.term,
             prev: state.last,
             commit: state.committed,
-            payloads: vec![batch],
+            payloads: vec![payload],
         };
         let events = FuturesUnordered::new();
-        for (node, sent) in self.send(&mut state, &request) {
+        for (node, sent) in self.send(state, &request) {
             let holds = async move {
                 match sent.await {
                     Ok(()) => Event::Holds(node, id.index),
@@ -300,16 +333,8 @@ impl Steady {
             }
         }));
         state.last = id;
-        state.waiting.push_back(Pending {
-            entry,
-            answer: Some(answer),
-        });
-        state.under_way += 1;
-        drop(state);
-        Ok(Replication {
-            steady: Arc::clone(self),
-            events,
-        })
+        state.waiting.push_back(Pending { entry, answer });
+        Replication::new(self, state, events)
     }
 
     /// Sends a request to all followers, in order of calls.
@@ -337,7 +362,7 @@ impl Steady {
             let mut state = self.state();
             let follows = !state.ended
                 && !self.leads()
-                && (request.term, request.leader) == (state.term, self.leader)
+                && (request.term, Some(request.leader)) == (state.term, state.leader)
                 && request.prev == state.last
                 && state.waiting.len() + request.payloads.len() <= WAITING_MAX;
             if !follows {
@@ -365,35 +390,6 @@ impl Steady {
                     Some(written)
                 }
             }
-        };
-        self.settle();
-        Some(written)
-    }
-
-    /// Gives this follower's vote to the leader that it has already, for a later term; it counts once it
-    /// is on the disk. `None` if openraft should judge: another candidate, or logs that differ.
-    pub(super) fn grant(self: &Arc<Self>, ballot: &Ballot) -> Option<Written> {
-        let written = {
-            let mut state = self.state();
-            let grants = !state.ended
-                && !self.leads()
-                && ballot.candidate == self.leader
-                && ballot.term > state.term
-                && ballot.last == state.last;
-            if !grants {
-                return None;
-            }
-            (state.term, state.pledged) = (ballot.term, true);
-            // The candidate has applied all of it.
-            state.committed = ballot.last;
-            let (done, written) = completion();
-            let vote = storage::Vote {
-                term: ballot.term,
-                node: ballot.candidate,
-                committed: false,
-            };
-            self.group.save_vote(vote, done);
-            written
         };
         self.settle();
         Some(written)
@@ -482,22 +478,36 @@ impl Steady {
         }
     }
 
-    /// Tells those followers what is committed that have not been told with an entry.
-    fn tell(&self) -> Vec<(NodeId, impl Future<Output = Result<(), CallError>> + use<>)> {
+    /// Tells the followers what is committed, unless they all have been told with an entry.
+    fn tell_news(&self) -> Vec<BoxFuture<'static, Event>> {
         let mut state = self.state();
         let committed = state.committed;
         let is_behind = |follower: &Follower| follower.told < committed.index;
         if state.ended || !state.followers.iter().any(is_behind) {
             return Vec::new();
         }
+        self.tell(&mut state)
+    }
+
+    /// Tells the followers who leads, and what is committed.
+    fn tell(&self, state: &mut State) -> Vec<BoxFuture<'static, Event>> {
         let request = SteadyRequest {
             leader: self.node,
             term: state.term,
             prev: state.last,
-            commit: committed,
+            commit: state.committed,
             payloads: Vec::new(),
         };
-        self.send(&mut state, &request)
+        let knows = |(node, told): (NodeId, _)| {
+            let knows = async move {
+                match told.await {
+                    Ok(()) => Event::Knows,
+                    Err(error) => Event::Refused(node, error),
+                }
+            };
+            Box::pin(knows) as BoxFuture<'static, _>
+        };
+        self.send(state, &request).into_iter().map(knows).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -514,6 +524,18 @@ impl Steady {
 }
 
 impl Replication {
+    fn new(
+        steady: &Arc<Steady>,
+        state: &mut State,
+        events: FuturesUnordered<BoxFuture<'static, Event>>,
+    ) -> Replication {
+        state.under_way += 1;
+        Replication {
+            steady: Arc::clone(steady),
+            events,
+        }
+    }
+
     /// Resolves when all followers have answered, or with the first trouble.
     pub(super) async fn run(mut self) -> Result<(), Trouble> {
         let steady = Arc::clone(&self.steady);
@@ -529,15 +551,7 @@ impl Replication {
                 Some(Event::Holds(node, index)) => {
                     steady.holds(node, index);
                     steady.settle();
-                    for (node, told) in steady.tell() {
-                        let knows = async move {
-                            match told.await {
-                                Ok(()) => Event::Knows,
-                                Err(error) => Event::Refused(node, error),
-                            }
-                        };
-                        self.events.push(Box::pin(knows));
-                    }
+                    self.events.extend(steady.tell_news());
                 }
                 Some(Event::Knows) => {}
                 // The store ends the node by itself.

@@ -27,13 +27,16 @@ pub(crate) struct SteadyRequest {
     pub(in super::super) payloads: Vec<Bytes>,
 }
 
-/// What the leader of a term asks of its followers after a restart: to have it as the leader of a
-/// later one. Its log is applied to the end.
+/// What a candidate asks of those whose logs end where its own does: to have it as the leader of a
+/// later term. It is their leader that was restarted, or one of them whose leader is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ballot {
     pub(in super::super) candidate: NodeId,
     pub(in super::super) term: u64,
+    /// The end of its log.
     pub(in super::super) last: storage::LogId,
+    /// What it knows to be committed.
+    pub(in super::super) commit: storage::LogId,
 }
 
 #[derive(Encode, Decode)]
@@ -41,6 +44,7 @@ struct BallotBody {
     group: u64,
     term: u64,
     last: WireLogId,
+    commit: WireLogId,
 }
 
 impl Ballot {
@@ -49,6 +53,7 @@ impl Ballot {
             group,
             term: self.term,
             last: self.last.into(),
+            commit: self.commit.into(),
         };
         codec::encode(&body).into()
     }
@@ -57,14 +62,19 @@ impl Ballot {
     /// If the body is not a ballot that anybody can hold.
     pub(crate) fn decode(candidate: NodeId, body: &[u8]) -> Result<(u64, Ballot), Malformed> {
         let body: BallotBody = super::super::wire::decode(body)?;
-        let last: storage::LogId = body.last.into();
+        let (last, commit): (storage::LogId, storage::LogId) =
+            (body.last.into(), body.commit.into());
         if last.term >= body.term {
             return Err(Malformed::new("a ballot for a term that has entries"));
+        }
+        if commit.index > last.index {
+            return Err(Malformed::new("more is committed than the log holds"));
         }
         let ballot = Ballot {
             candidate,
             term: body.term,
             last,
+            commit,
         };
         Ok((body.group, ballot))
     }
@@ -147,8 +157,11 @@ pub(crate) fn decode(leader: NodeId, mut body: Bytes) -> Result<(u64, SteadyRequ
             return Err(Malformed::new("an entry is cut off"));
         }
         let payload = own(body.split_to(bytes));
-        if !types::is_batch(&payload) {
-            return Err(Malformed::new("an entry that holds no commands"));
+        // A leader's first entry may be blank. Memberships are openraft's.
+        if !types::is_plain(&payload) {
+            return Err(Malformed::new(
+                "an entry that is not for steady replication",
+            ));
         }
         payloads.push(payload);
     }
@@ -208,7 +221,8 @@ mod tests {
         let refused = |request: &SteadyRequest| decode(2, joined(encode(1, request))).is_err();
         let sound = request(vec![Bytes::from_static(b"\x01x")]);
         assert!(!refused(&sound));
-        for payload in [&b""[..], b"\x00", b"\xff\x01"] {
+        assert!(!refused(&request(vec![types::BLANK])));
+        for payload in [&b""[..], b"\xff\x01"] {
             assert!(refused(&request(vec![Bytes::copy_from_slice(payload)])));
         }
         let mut ahead = sound.clone();
@@ -231,6 +245,7 @@ mod tests {
             candidate: 3,
             term: 6,
             last: storage::LogId { term: 5, index: 9 },
+            commit: storage::LogId { term: 4, index: 8 },
         };
         let body = ballot.encode(77);
         assert_eq!(Ballot::decode(3, &body).unwrap(), (77, ballot));
@@ -239,6 +254,12 @@ mod tests {
         assert!(
             Ballot::decode(3, &ballot.encode(77)).is_err(),
             "a used term"
+        );
+        ballot.term = 6;
+        ballot.commit.index = 10;
+        assert!(
+            Ballot::decode(3, &ballot.encode(77)).is_err(),
+            "committed beyond the log"
         );
     }
 
