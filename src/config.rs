@@ -28,6 +28,8 @@ use file::File;
 pub const NODES_MAX: usize = 64;
 /// Most replicas of a channel: more would only make every commit wait for more disks.
 pub const REPLICATION_MAX: usize = 7;
+/// Most threads that serve clients and peers.
+pub const WORKER_THREADS_MAX: usize = 1_024;
 
 /// Everything that one node needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +49,8 @@ pub struct Config {
     pub channels_awake_max: usize,
     pub block_cache_bytes: usize,
     pub free_bytes_min: u64,
+    /// Threads that serve clients and peers; see [`Config::worker_threads`].
+    pub worker_threads: Option<usize>,
 }
 
 /// One `[[node]]`.
@@ -140,6 +144,16 @@ impl Config {
         self.nodes.iter().find(|node| node.id == id)
     }
 
+    /// How many threads serve clients and peers on a machine with so many `cores`: unless it is set, the
+    /// node's share of those that it has in common with the other nodes at its address. Threads
+    /// that have no core of their own cost more in waking each other than they bring.
+    pub fn worker_threads(&self, own: &NodeConfig, cores: usize) -> usize {
+        let host = |node: &NodeConfig| node.peer.rsplit_once(':').map(|(host, _)| host.to_owned());
+        let here = self.nodes.iter().filter(|node| host(node) == host(own));
+        let share = cores / here.count().max(1);
+        self.worker_threads.unwrap_or(share.max(1))
+    }
+
     /// What the replicated store is started with. `listen` is the resolved peer address.
     pub fn node_options(&self, own: &NodeConfig, listen: std::net::SocketAddr) -> NodeOptions {
         NodeOptions {
@@ -222,6 +236,21 @@ data_dir = "data/node-3"
     fn refused(text: &str, part: &str) {
         let error = parse(text).expect_err("it should be refused");
         assert!(error.contains(part), "{error:?} does not say {part:?}");
+    }
+
+    #[test]
+    fn nodes_of_one_machine_share_its_cores() {
+        let config = parse(THREE).unwrap();
+        let threads = |node, cores| config.worker_threads(config.node(node).unwrap(), cores);
+        assert_eq!((threads(1, 8), threads(2, 8)), (4, 4));
+        assert_eq!(threads(3, 8), 8, "alone at its address");
+        assert_eq!(threads(1, 1), 1);
+        let set = parse(&format!("{THREE}\n[runtime]\nworker_threads = 3")).unwrap();
+        assert_eq!(set.worker_threads(set.node(1).unwrap(), 8), 3);
+        refused(
+            &format!("{THREE}\n[runtime]\nworker_threads = 0"),
+            "runtime.worker_threads",
+        );
     }
 
     #[test]

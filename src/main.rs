@@ -102,7 +102,9 @@ fn run_serve(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
     logging::start(serve.log_format, serve.log.as_deref())?;
     #[cfg(feature = "planted-bugs")]
     planted::plant()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.worker_threads(&own, cores))
         .enable_all()
         .build()?;
     let result = runtime.block_on(serve::serve(config, own, serve.exit_with_parent));

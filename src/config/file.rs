@@ -13,6 +13,7 @@ use super::Limits;
 use super::NODES_MAX;
 use super::NodeConfig;
 use super::REPLICATION_MAX;
+use super::WORKER_THREADS_MAX;
 
 /// The file as a whole. Defaults are the values that a section has when nothing sets them.
 #[derive(Debug, Deserialize)]
@@ -32,6 +33,8 @@ pub struct File {
     pub hibernation: HibernationSection,
     #[serde(default)]
     pub storage: StorageSection,
+    #[serde(default)]
+    pub runtime: RuntimeSection,
 }
 
 #[derive(Debug, Deserialize)]
@@ -88,6 +91,13 @@ pub struct HibernationSection {
 pub struct StorageSection {
     pub block_cache_bytes: usize,
     pub free_bytes_min: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuntimeSection {
+    /// This node's share of the machine's cores, if it is left out.
+    pub worker_threads: Option<usize>,
 }
 
 impl Default for ClusterSection {
@@ -152,7 +162,7 @@ impl Default for StorageSection {
 
 /// Every key of the file but `node.id`, which `--node` selects instead of replacing.
 #[cfg(test)]
-pub const KEYS: [&str; 19] = [
+pub const KEYS: [&str; 20] = [
     "cluster.name",
     "cluster.replication",
     "node.api",
@@ -172,6 +182,7 @@ pub const KEYS: [&str; 19] = [
     "hibernation.channels_awake_max",
     "storage.block_cache_bytes",
     "storage.free_bytes_min",
+    "runtime.worker_threads",
 ];
 
 /// The flag that replaces a key: its own name, with the section's where it says too little alone.
@@ -252,6 +263,10 @@ impl File {
             storage.free_bytes_min,
             0..=1 << 50,
         )?;
+        let worker_threads = self.runtime.worker_threads;
+        if let Some(threads) = worker_threads {
+            within("runtime.worker_threads", threads, 1..=WORKER_THREADS_MAX)?;
+        }
         Ok(Config {
             cluster: self.cluster.name,
             replication,
@@ -266,6 +281,7 @@ impl File {
             channels_awake_max: hibernation.channels_awake_max,
             block_cache_bytes: storage.block_cache_bytes,
             free_bytes_min: storage.free_bytes_min,
+            worker_threads,
         })
     }
 }

@@ -69,6 +69,9 @@ pub struct Overrides {
     /// storage.free_bytes_min: below this, new messages are refused
     #[arg(long, env = "ACCORD_FREE_BYTES_MIN", value_name = "BYTES")]
     free_bytes_min: Option<u64>,
+    /// runtime.worker_threads: threads that serve clients and peers
+    #[arg(long, env = "ACCORD_WORKER_THREADS", value_name = "COUNT")]
+    worker_threads: Option<usize>,
 }
 
 impl Overrides {
@@ -98,6 +101,9 @@ impl Overrides {
         let storage = &mut file.storage;
         replace(&mut storage.block_cache_bytes, &self.block_cache_bytes);
         replace(&mut storage.free_bytes_min, &self.free_bytes_min);
+        if self.worker_threads.is_some() {
+            file.runtime.worker_threads = self.worker_threads;
+        }
     }
 
     pub(super) fn apply_to_node(&self, node: &mut NodeSection) {
