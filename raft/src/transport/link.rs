@@ -102,7 +102,11 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(shared: Arc<Shared>, role: Role, lane: Arc<Lane>, stream: TcpStream) -> Self {
         let now = Instant::now();
-        let liveness = Liveness::new(&shared.config.timing, now);
+        let timing = &shared.config.timing;
+        let liveness = match role {
+            Role::Dialled(_) => Liveness::of_caller(timing, now),
+            Role::Accepted(_) => Liveness::of_callee(timing, now),
+        };
         let timer = Box::pin(tokio::time::sleep_until(liveness.due()));
         Self {
             shared,

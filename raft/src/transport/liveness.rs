@@ -13,21 +13,48 @@ use bytes::Bytes;
 
 use super::{NODES_MAX, NodeId, Timing, locked};
 
+/// What the accepting end of a connection allows more of, in time: a caller that has gone is missed on
+/// the connection to it, not on that from it. So callers may be silent for long, and an idle pair of
+/// nodes need not say everything twice.
+const CALLERS_SILENCE: u32 = 10;
+
 /// One connection's silence, in both directions.
 #[derive(Debug)]
 pub(super) struct Liveness {
     ping_every: Duration,
     silent_after: Duration,
+    look_every: Duration,
     sent_at: Instant,
     heard_at: Instant,
     looked_at: Instant,
 }
 
 impl Liveness {
-    pub(super) fn new(timing: &Timing, now: Instant) -> Self {
+    /// The end that accepted the connection. It speaks often, for the caller to know that it is there.
+    pub(super) fn of_callee(timing: &Timing, now: Instant) -> Self {
+        let silent_after = timing.silent_after * CALLERS_SILENCE;
+        Self::new(timing.ping_every, silent_after, timing.ping_every, now)
+    }
+
+    /// The end that dialled. A callee that is heard as often as it should be costs no look.
+    pub(super) fn of_caller(timing: &Timing, now: Instant) -> Self {
+        let ping_every = timing.ping_every * CALLERS_SILENCE;
+        let look_every = timing.silent_after * 2 / 5;
+        Self::new(ping_every, timing.silent_after, look_every, now)
+    }
+
+    /// `look_every` is less than half of `silent_after`, so that a longer gap between two looks means
+    /// that we were not running.
+    fn new(
+        ping_every: Duration,
+        silent_after: Duration,
+        look_every: Duration,
+        now: Instant,
+    ) -> Self {
         Self {
-            ping_every: timing.ping_every,
-            silent_after: timing.silent_after,
+            ping_every,
+            silent_after,
+            look_every,
             sent_at: now,
             heard_at: now,
             looked_at: now,
@@ -51,7 +78,7 @@ impl Liveness {
     /// time, counted from now.
     pub(super) fn is_silent(&mut self, now: Instant) -> bool {
         let grace = self.silent_after / 2;
-        if now.saturating_duration_since(self.looked_at) >= grace {
+        if now.saturating_duration_since(self.looked_at.max(self.heard_at)) >= grace {
             let forgiven = now.checked_sub(self.silent_after - grace).unwrap_or(now);
             self.heard_at = self.heard_at.max(forgiven);
         }
@@ -59,12 +86,13 @@ impl Liveness {
         now.saturating_duration_since(self.heard_at) >= self.silent_after
     }
 
-    /// When to look again. At most `ping_every` after the last look, so that a longer gap between
-    /// two looks means that we were not running; and always after it: a ping that was due then and
-    /// could not be sent, because nothing can be written, is not a reason to look at once.
+    /// When to look again. At most `look_every` after the last look, or after we last heard anything,
+    /// which is a sign of our own life too; and always after it: a ping that was due then and could not
+    /// be sent, because nothing can be written, is not a reason to look at once.
     pub(super) fn due(&self) -> Instant {
         let ping = Some(self.sent_at + self.ping_every).filter(|ping| *ping > self.looked_at);
-        let next = (self.looked_at + self.ping_every).min(self.heard_at + self.silent_after);
+        let looked_at = self.looked_at.max(self.heard_at);
+        let next = (looked_at + self.look_every).min(self.heard_at + self.silent_after);
         ping.map_or(next, |ping| ping.min(next))
     }
 }
@@ -237,7 +265,7 @@ mod tests {
     #[test]
     fn silence_is_noticed_in_time() {
         let start = Instant::now();
-        let mut liveness = Liveness::new(&TIMING, start);
+        let mut liveness = Liveness::of_caller(&TIMING, start);
         let mut now = start;
         // Nothing can be sent either.
         while !liveness.is_silent(now) {
@@ -250,7 +278,7 @@ mod tests {
     #[test]
     fn our_own_absence_is_not_the_peers_silence() {
         let start = Instant::now();
-        let mut liveness = Liveness::new(&TIMING, start);
+        let mut liveness = Liveness::of_caller(&TIMING, start);
         let back = start + ms(60_000);
         assert!(!liveness.is_silent(back));
         assert!(!liveness.is_silent(back + ms(200)));
@@ -261,7 +289,7 @@ mod tests {
     #[test]
     fn a_ping_is_due_only_after_quiet() {
         let start = Instant::now();
-        let mut liveness = Liveness::new(&TIMING, start);
+        let mut liveness = Liveness::of_callee(&TIMING, start);
         assert!(!liveness.must_ping(start + ms(199)));
         assert!(liveness.must_ping(start + ms(200)));
         liveness.sent(start + ms(150));
@@ -270,12 +298,19 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in between, who looks when due never waits longer than a ping's time,
-        /// and a link that was heard of less than `silent_after` ago is not silent.
+        /// Whatever happens in between, who looks when due never waits longer than it may, and a link
+        /// that was heard of less than `silent_after` ago is not silent.
         #[test]
-        fn looks_are_often_enough(events in prop::collection::vec((0_u64..300, 0_u8..3), 0..100)) {
+        fn looks_are_often_enough(
+            is_caller: bool,
+            events in prop::collection::vec((0_u64..300, 0_u8..3), 0..100),
+        ) {
             let mut now = Instant::now();
-            let (mut liveness, mut heard_at) = (Liveness::new(&TIMING, now), now);
+            let (mut liveness, look_every) = match is_caller {
+                true => (Liveness::of_caller(&TIMING, now), ms(400)),
+                false => (Liveness::of_callee(&TIMING, now), ms(200)),
+            };
+            let mut heard_at = now;
             for (wait, event) in events {
                 now += ms(wait);
                 match event {
@@ -284,7 +319,7 @@ mod tests {
                     _ => {
                         let silent = liveness.is_silent(now);
                         prop_assert!(!silent || now - heard_at >= TIMING.silent_after);
-                        prop_assert!(liveness.due() <= now + TIMING.ping_every);
+                        prop_assert!(liveness.due() <= now + look_every);
                         prop_assert!(silent || liveness.due() > now);
                     }
                 }

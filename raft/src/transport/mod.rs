@@ -94,9 +94,11 @@ pub struct PeerAddress {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// A connection on which nothing was sent for so long carries a ping.
+    /// A connection on which nothing was sent for so long carries a ping of the node that accepted it;
+    /// the one that dialled it may be silent ten times as long.
     pub ping_every: Duration,
-    /// A connection from which nothing came for so long is closed; at least three `ping_every`.
+    /// A connection from which nothing came for so long is closed by the node that dialled it; at least
+    /// three `ping_every`.
     pub silent_after: Duration,
     /// Bounds of the pause between two dials; it doubles from one failure to the next, with jitter.
     pub redial_min: Duration,

@@ -20,6 +20,7 @@ use super::super::types;
 use super::Ballot;
 use super::Replication;
 use super::Steady;
+use super::is_majority;
 use crate::peers::Kind;
 use crate::transport::NodeId;
 use crate::transport::Peer;
@@ -167,11 +168,6 @@ async fn ask(
     let granted: Vec<NodeId> = answers.into_iter().flatten().collect();
     // Its own vote counts from the disk only, too.
     (saved.is_ok() && is_majority(granted.len(), voters)).then_some(granted)
-}
-
-/// Whether this node and so many `others` are a majority.
-fn is_majority(others: usize, voters: usize) -> bool {
-    (others + 1) * 2 > voters
 }
 
 fn save_vote(group: &storage::Group, ballot: &Ballot) -> Written {

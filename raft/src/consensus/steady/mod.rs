@@ -271,6 +271,20 @@ impl Steady {
         state.under_way == 0 && !state.applying && is_done
     }
 
+    /// As leader, goes on without a follower whose node is gone, if the others are enough: when it is
+    /// back, openraft brings it level.
+    fn leave_out(&self, node: NodeId) -> bool {
+        let mut state = self.state();
+        let is_gone = |follower: &Follower| follower.peer.node() == node && !follower.peer.is_up();
+        if let Some(place) = state.followers.iter().position(is_gone) {
+            let follower = state.followers.swap_remove(place);
+            state.left_out.push(follower.peer);
+        }
+        // One that is back by now was perhaps looked for before it was left out.
+        let is_out = |peer: &Peer| peer.node() == node && !peer.is_up();
+        state.left_out.iter().any(is_out) && is_majority(state.followers.len(), self.voters.len())
+    }
+
     /// As leader, the voters that it does not send entries to.
     pub(super) fn left_out(&self) -> Vec<NodeId> {
         self.state().left_out.iter().map(Peer::node).collect()
@@ -556,6 +570,9 @@ impl Replication {
                 Some(Event::Knows) => {}
                 // The store ends the node by itself.
                 Some(Event::StoreFailed) => return Ok(()),
+                // What it was sent may be lost. It gets no more, so that it cannot find a gap either.
+                Some(Event::Refused(node, CallError::Down | CallError::Lost))
+                    if steady.leave_out(node) => {}
                 Some(Event::Refused(node, error)) => {
                     let group = steady.group.id().0;
                     tracing::debug!(group, node, %error, "a follower does not simply follow");
@@ -570,6 +587,11 @@ impl Drop for Replication {
     fn drop(&mut self) {
         self.steady.state().under_way -= 1;
     }
+}
+
+/// Whether this node and so many `others` are a majority.
+fn is_majority(others: usize, voters: usize) -> bool {
+    (others + 1) * 2 > voters
 }
 
 /// Most entries that a replica reads into memory when it is opened; one with more to apply leaves

@@ -246,9 +246,7 @@ async fn a_candidate_that_knows_all_of_its_log_committed_needs_no_entry() {
     let replication = candidacy.campaign().await.expect("nobody else votes");
     replication.run().await.unwrap();
     assert_eq!(replica.group.log_state().last, Some(last));
-    let proposed = replica
-        .steady
-        .propose(types::BLANK, Answer::new(|proposal| drop(proposal)));
+    let proposed = replica.steady.propose(types::BLANK, Answer::new(drop));
     assert!(proposed.is_ok(), "it takes commands");
     proposed.ok().unwrap().run().await.unwrap();
     replica.until_applied(2).await;
