@@ -16,6 +16,7 @@ use crate::api::ChannelStatus;
 use crate::api::Consistency;
 use crate::api::Delivery;
 use crate::api::Draft;
+use crate::api::Executor;
 use crate::api::MemberStatus;
 use crate::api::Messages;
 use crate::api::Metrics;
@@ -99,6 +100,7 @@ impl Node {
     pub async fn start(
         options: NodeOptions,
         delivery: Arc<dyn Delivery>,
+        executor: Arc<dyn Executor>,
     ) -> Result<Node, StartError> {
         if !options
             .members
@@ -118,7 +120,7 @@ impl Node {
             incarnation: recovery.incarnation(),
         };
         let links = transport_config(&options, disk);
-        let shared = Shared::new(options, store, recovery, sequences, delivery);
+        let shared = Shared::new(options, store, recovery, sequences, delivery, executor);
         let service = Arc::new(PeerService::new(Arc::clone(&shared)));
         shared.set_transport(Transport::start(links, service).await?);
         let node = Node { shared };

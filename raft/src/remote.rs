@@ -133,6 +133,7 @@ struct WireMessage {
     username: String,
     body: String,
     reply_to: Option<[u8; 16]>,
+    agent: Option<String>,
 }
 
 #[derive(Encode, Decode)]
@@ -191,6 +192,10 @@ fn wire_message(message: &Message) -> WireMessage {
         username: message.username.as_str().to_owned(),
         body: message.body.as_str().to_owned(),
         reply_to: message.reply_to,
+        agent: message
+            .agent
+            .as_ref()
+            .map(|agent| agent.as_str().to_owned()),
     }
 }
 
@@ -203,6 +208,7 @@ fn message(wire: WireMessage) -> Message {
         username: text(wire.username),
         body: text(wire.body),
         reply_to: wire.reply_to,
+        agent: wire.agent.map(text),
     }
 }
 
@@ -272,6 +278,7 @@ mod tests {
                 username: "ü".into(),
                 body: "b".into(),
                 reply_to: Some([2; 16]),
+                agent: Some("ask".into()),
             })],
         };
         let back = decode_answer(&encode_answer(Ok(found.clone()))).unwrap();

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::api::Delivery;
+use crate::api::Executor;
 use crate::api::NodeOptions;
 use crate::consensus::ConsensusOptions;
 use crate::edge;
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) consensus: ConsensusOptions,
     pub(crate) store: Store,
     pub(crate) delivery: Arc<dyn Delivery>,
+    #[expect(dead_code, reason = "nothing is due before jobs are replicated")]
+    pub(crate) executor: Arc<dyn Executor>,
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) draining: watch::Sender<bool>,
     /// Permits for elections that this node stands for.
@@ -76,6 +79,7 @@ impl Shared {
         recovery: Recovery,
         sequences: Sequences,
         delivery: Arc<dyn Delivery>,
+        executor: Arc<dyn Executor>,
     ) -> Arc<Shared> {
         let consensus = ConsensusOptions {
             node: options.node,
@@ -89,6 +93,7 @@ impl Shared {
             consensus,
             store,
             delivery,
+            executor,
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             campaigns: Semaphore::new(failover::CAMPAIGNS_MAX),

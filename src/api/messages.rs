@@ -101,6 +101,7 @@ pub async fn post(
                 key,
                 expected_head,
                 reply_to,
+                call: None,
             },
         )
         .await?;
@@ -112,6 +113,7 @@ pub async fn post(
         message: body.as_str(),
         seq: position.seq,
         reply_to,
+        agent: None,
     };
     let mut out = Vec::new();
     view.write_object(&mut out);

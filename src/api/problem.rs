@@ -57,6 +57,8 @@ pub enum Kind {
     Unavailable,
     OutcomeUnknown,
     Overloaded,
+    TooManyJobs,
+    TooManyScheduled,
     DiskFull,
     NotReady,
 }
@@ -115,6 +117,16 @@ impl Kind {
                 "overloaded",
                 StatusCode::SERVICE_UNAVAILABLE,
                 "Too much at once",
+            ),
+            Kind::TooManyJobs => (
+                "too-many-jobs",
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many jobs",
+            ),
+            Kind::TooManyScheduled => (
+                "too-many-scheduled",
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many scheduled messages",
             ),
             Kind::DiskFull => (
                 "disk-full",
@@ -228,8 +240,11 @@ impl Problem {
     }
 
     fn retry_after_s(&self) -> Option<u32> {
-        let unavailable = self.status() == StatusCode::SERVICE_UNAVAILABLE;
-        unavailable.then_some(RETRY_AFTER_S)
+        let passes = matches!(
+            self.status(),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        );
+        passes.then_some(RETRY_AFTER_S)
     }
 }
 
@@ -292,6 +307,16 @@ impl From<WriteError> for Problem {
             WriteError::NoSuchServer => {
                 Problem::new(Kind::UnknownServer, "There is no such server.")
             }
+            WriteError::TooManyJobs => Problem::new(
+                Kind::TooManyJobs,
+                "As many commands of this channel are under way as may be; nothing was written. Try again \
+                 when one has been answered, or cancel one.",
+            ),
+            WriteError::TooManyScheduled => Problem::new(
+                Kind::TooManyScheduled,
+                "As many messages are scheduled in this channel as may be; nothing was written. Try again \
+                 when one has been delivered, or cancel one.",
+            ),
             WriteError::NoLeader => Problem::new(
                 Kind::Unavailable,
                 "No leader could be reached in time; nothing was written. Try again.",
@@ -322,6 +347,7 @@ impl From<NameError> for Problem {
             NameError::Characters { .. }
             | NameError::Bytes { .. }
             | NameError::Control { .. }
+            | NameError::Agent
             | NameError::Blank => Problem::bad_request(error.to_string()),
         }
     }
@@ -469,6 +495,9 @@ mod tests {
         check(read(ReadError::Stopping), 503, true);
         check(read(ReadError::Storage(String::new())), 500, false);
         check(NameError::Blank.into(), 400, false);
+        check(NameError::Agent.into(), 400, false);
+        check(WriteError::TooManyJobs.into(), 429, true);
+        check(WriteError::TooManyScheduled.into(), 429, true);
         check(BodyError::NotJsonType.into(), 415, false);
         check(BodyError::TooLarge { bytes_max: 1 }.into(), 413, false);
         check(UpgradeError::NotAsked.into(), 426, false);

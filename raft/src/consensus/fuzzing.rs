@@ -156,6 +156,7 @@ pub(crate) fn write_seeds() {
         username: Text::from_utf8("ada".into()).unwrap(),
         body: Text::from_utf8("hello".into()).unwrap(),
         reply_to: Some([1; 16]),
+        agent: None,
     };
     let posted = Outcome::Posted {
         seq: 7,

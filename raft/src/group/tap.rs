@@ -145,6 +145,7 @@ mod tests {
             username: Text::from("ann"),
             body: Text::from("x".repeat(bytes)),
             reply_to: None,
+            agent: None,
         };
         Arc::new(Committed {
             first_seq: seq,

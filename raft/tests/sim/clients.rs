@@ -113,6 +113,7 @@ fn draft(key: Option<IdempotencyKey>) -> Draft {
         key,
         expected_head: None,
         reply_to: None,
+        call: None,
     }
 }
 

@@ -17,6 +17,7 @@ use accord_raft::Channel;
 use accord_raft::Delivery;
 use accord_raft::Hibernation;
 use accord_raft::Member;
+use accord_raft::NoExecutor;
 use accord_raft::Node;
 use accord_raft::NodeId;
 use accord_raft::NodeOptions;
@@ -534,7 +535,12 @@ async fn host(common: Rc<Common>, id: NodeId) -> turmoil::Result {
     };
     let leave = Rc::new(Notify::new());
     common.leave.borrow_mut().insert(id, Rc::clone(&leave));
-    let node = Node::start(options(common.shape, id), Arc::new(ear)).await?;
+    let node = Node::start(
+        options(common.shape, id),
+        Arc::new(ear),
+        Arc::new(NoExecutor),
+    )
+    .await?;
     common.nodes.borrow_mut().insert(id, node.clone());
     for client in 0..common.shape.clients_per_node {
         tokio::task::spawn_local(clients::run(Rc::clone(&common), node.clone(), client));

@@ -87,6 +87,8 @@ pub struct Message {
     pub body: Text,
     /// Id of the message that this one answers.
     pub reply_to: Option<[u8; 16]>,
+    /// Which agent wrote it, if one did.
+    pub agent: Option<Text>,
 }
 
 /// The messages that one batch added.
@@ -239,5 +241,6 @@ fn message(payload: &Bytes, head: &Head, post: &Post<'_>) -> Message {
         username: Text::within(payload, post.username),
         body: Text::within(payload, post.body),
         reply_to: post.reply_to,
+        agent: None,
     }
 }

@@ -521,6 +521,7 @@ impl Model {
             username: USERS[post.user].into(),
             body: BODIES[post.body].into(),
             reply_to: post.reply_to.map(|id| [id; 16]),
+            agent: None,
         };
         if let Some(slot) = slot {
             let key = (

@@ -1,0 +1,3 @@
+//! What a channel has yet to do, and when: jobs of agents and scheduled messages.
+
+mod node;
