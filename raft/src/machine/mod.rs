@@ -124,6 +124,8 @@ pub struct Applied {
     pub parts: Vec<PartOutcomes>,
     /// The messages that became part of the channel, if any.
     pub committed: Option<Committed>,
+    /// The jobs that were cancelled, if any: whoever runs them is to stop.
+    pub cancelled: Vec<[u8; 16]>,
 }
 
 /// Which outcomes belong to a part.
@@ -152,6 +154,7 @@ impl Applied {
                 slots: 0..1,
             }],
             committed: None,
+            cancelled: Vec::new(),
         }
     }
 }
@@ -201,6 +204,16 @@ impl Machine {
         match self {
             Self::Directory(machine) => machine.apply(overlay, payload),
             Self::Channel(machine) => machine.apply(overlay, log_index, payload),
+        }
+    }
+
+    /// When the first of what the group has yet to do is due, or was: Unix
+    /// milliseconds. A function of the rows.
+    #[must_use]
+    pub fn next_due(&self) -> Option<u64> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Channel(machine) => machine.next_due(),
         }
     }
 }

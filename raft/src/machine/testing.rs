@@ -117,6 +117,11 @@ impl Replicas {
         self.applied
     }
 
+    #[cfg(test)]
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        self.steady.0.next_due()
+    }
+
     /// A replica begins now, from a snapshot.
     pub(crate) fn join(&mut self) {
         let rows = self.steady.1.clone();
@@ -134,6 +139,7 @@ impl Replicas {
             std::mem::take(&mut self.forgetful),
         );
         assert_eq!(apply(&mut loaded, index, payload), applied);
+        assert_eq!(loaded.0.next_due(), self.steady.0.next_due());
         self.forgetful = loaded.1;
         assert_eq!(self.forgetful, self.steady.1);
 
