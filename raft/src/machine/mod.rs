@@ -45,7 +45,7 @@ pub use batch::{
     BATCH_BYTES_MAX, BATCH_HEADER_BYTES, Batch, BatchBuilder, COMMANDS_PER_BATCH_MAX,
     PART_LENGTH_BYTES, PARTS_MAX,
 };
-pub use channel::{ChannelMachine, Committed, IndexRow, Message, Post};
+pub use channel::{ChannelMachine, Committed, IndexRow, Message, Outlook, Post};
 pub use codec::DecodeError;
 pub use directory::{Channel, DirectoryMachine, Node, Server};
 pub use outcome::{Outcome, decode_outcomes, encode_outcomes};
@@ -207,13 +207,12 @@ impl Machine {
         }
     }
 
-    /// When the first of what the group has yet to do is due, or was: Unix
-    /// milliseconds. A function of the rows.
+    /// What the group has yet to do.
     #[must_use]
-    pub fn next_due(&self) -> Option<u64> {
+    pub fn outlook(&self) -> Outlook {
         match self {
-            Self::Directory(_) => None,
-            Self::Channel(machine) => machine.next_due(),
+            Self::Directory(_) => Outlook::default(),
+            Self::Channel(machine) => machine.outlook(),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::ops::Bound;
 use accord_storage::{Order, Table, Write};
 use bytes::Bytes;
 
+#[cfg(test)]
+use super::Outlook;
 use super::overlay::is_empty_range;
 use super::{Applied, Kind, Machine, Overlay, Row, View, ViewError, digest};
 
@@ -118,8 +120,8 @@ impl Replicas {
     }
 
     #[cfg(test)]
-    pub(crate) fn next_due(&self) -> Option<u64> {
-        self.steady.0.next_due()
+    pub(crate) fn outlook(&self) -> Outlook {
+        self.steady.0.outlook()
     }
 
     /// A replica begins now, from a snapshot.
@@ -139,7 +141,8 @@ impl Replicas {
             std::mem::take(&mut self.forgetful),
         );
         assert_eq!(apply(&mut loaded, index, payload), applied);
-        assert_eq!(loaded.0.next_due(), self.steady.0.next_due());
+        let seen = |machine: &Machine| (machine.outlook().due_ms, machine.outlook().runs);
+        assert_eq!(seen(&loaded.0), seen(&self.steady.0));
         self.forgetful = loaded.1;
         assert_eq!(self.forgetful, self.steady.1);
 

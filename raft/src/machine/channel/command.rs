@@ -141,6 +141,12 @@ pub(super) struct Content<'a> {
 }
 
 impl<'a> Command<'a> {
+    /// The id of the message that this command adds, if it does.
+    #[must_use]
+    pub fn message_id(&self) -> Option<[u8; 16]> {
+        self.content().map(|content| content.id)
+    }
+
     /// The message that this command adds, if it does.
     pub(super) fn content(&self) -> Option<Content<'a>> {
         match self {

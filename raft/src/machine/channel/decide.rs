@@ -29,7 +29,7 @@ pub(super) fn decide(
             }
             None => Outcome::NotFound,
         },
-        Command::Claim(claim) => agenda.jobs.claim(overlay, clock_ms, claim),
+        Command::Claim(claim) => agenda.jobs.claim(overlay, claim),
         Command::Reply(reply) => end(overlay, head, agenda, reply, None),
         Command::Fail { reply, reason } => end(overlay, head, agenda, reply, Some(reason)),
         Command::Retry {

@@ -35,8 +35,9 @@ use agenda::Agenda;
 use command::Content;
 
 pub use agenda::{
-    CallRow, JOBS_ENDED_AGE_MS_MAX, JOBS_ENDED_MAX, JOBS_LIVE_MAX, JobRow, REASON_BYTES_MAX,
-    SCHEDULED_MAX, ScheduledRow, Stage, job, jobs, scheduled, scheduled_after,
+    CallRow, JOBS_ENDED_AGE_MS_MAX, JOBS_ENDED_MAX, JOBS_LIVE_MAX, JobRow, Outlook,
+    REASON_BYTES_MAX, SCHEDULED_MAX, ScheduledRow, Stage, first_scheduled, job, jobs, scheduled,
+    scheduled_after, scheduled_until,
 };
 pub use command::{Call, Claim, Command, Deliver, Post, Reply, Schedule};
 pub use history::{Accepted, IndexRow, committed, index_at, index_from, index_up_to};
@@ -158,10 +159,10 @@ impl ChannelMachine {
         self.head
     }
 
-    /// When the first of what the channel has yet to do is due, or was.
+    /// What the channel has yet to do.
     #[must_use]
-    pub fn next_due(&self) -> Option<u64> {
-        self.agenda.next_due()
+    pub fn outlook(&self) -> Outlook {
+        self.agenda.outlook()
     }
 
     /// Applies the next entry; see [`super::Machine::apply`].

@@ -33,6 +33,8 @@ pub const JOBS_ENDED_AGE_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
 pub const REASON_BYTES_MAX: usize = 512;
 
 const JOB_VERSION: u8 = 1;
+/// Due before all that has a time.
+const AT_ONCE: u64 = 0;
 
 /// A job. Its key is the seq of its command, which says what is to be done.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -49,7 +51,8 @@ pub struct JobRow {
     pub attempts_max: u32,
     /// When it was made, Unix milliseconds of the channel's clock.
     pub created_ms: u64,
-    /// When it became or becomes due.
+    /// When the next attempt is due; [`AT_ONCE`] unless it waits. A job that is new is due whatever a
+    /// clock says: the channel's may be ahead of all others, if that of a former leader was.
     pub due_ms: u64,
     /// How far it is.
     pub stage: Stage,
@@ -113,6 +116,9 @@ pub(in super::super) struct Jobs {
     live: BTreeSet<(u64, u64)>,
     /// Those that have, by when.
     ended: BTreeSet<(u64, u64)>,
+    /// How many of the first kind are being attempted.
+    running: usize,
+    revision: u64,
 }
 
 impl Jobs {
@@ -136,6 +142,14 @@ impl Jobs {
 
     pub(in super::super) fn is_full(&self) -> bool {
         self.live.len() >= JOBS_LIVE_MAX
+    }
+
+    pub(super) fn runs_any(&self) -> bool {
+        self.running > 0
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
     }
 
     pub(super) fn next_due(&self) -> Option<u64> {
@@ -162,19 +176,14 @@ impl Jobs {
             attempt: 0,
             attempts_max: call.attempts_max,
             created_ms: clock_ms,
-            due_ms: clock_ms,
+            due_ms: AT_ONCE,
             stage: Stage::Pending,
             last_error: None,
         };
         self.set(overlay, seq, row);
     }
 
-    pub(in super::super) fn claim(
-        &mut self,
-        overlay: &mut Overlay<'_>,
-        clock_ms: u64,
-        claim: &Claim,
-    ) -> Outcome {
+    pub(in super::super) fn claim(&mut self, overlay: &mut Overlay<'_>, claim: &Claim) -> Outcome {
         let Some((seq, row)) = self.find(&claim.job) else {
             return Outcome::NotFound;
         };
@@ -189,7 +198,7 @@ impl Jobs {
         }
         let row = JobRow {
             attempt: claim.attempt,
-            due_ms: clock_ms,
+            due_ms: AT_ONCE,
             stage: Stage::Running {
                 term: claim.term,
                 node: claim.node,
@@ -313,9 +322,13 @@ impl Jobs {
     }
 
     fn note(&mut self, seq: u64, row: JobRow) {
+        let runs = |row: &JobRow| usize::from(matches!(row.stage, Stage::Running { .. }));
         if let Some(before) = self.rows.get(&seq) {
             self.live.remove(&(before.due_ms, seq));
+            self.running -= runs(before);
         }
+        self.running += runs(&row);
+        self.revision += 1;
         match row.stage.ended_ms() {
             None => self.live.insert((row.due_ms, seq)),
             Some(ended_ms) => self.ended.insert((ended_ms, seq)),

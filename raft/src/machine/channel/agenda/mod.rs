@@ -1,7 +1,7 @@
 //! What the channel has yet to do: jobs, and messages for later.
 //!
 //! Time decides nothing here but by the channel's clock, which is that of its leaders: a scheduled
-//! message is refused before its time. When something is due, the shell is told by [`Agenda::next_due`]
+//! message is refused before its time. When something is due, the shell is told by [`Agenda::outlook`]
 //! and comes back with a command.
 //!
 //! Invariants:
@@ -20,10 +20,24 @@ pub use jobs::{
     jobs,
 };
 pub(super) use scheduled::Schedules;
-pub use scheduled::{CallRow, SCHEDULED_MAX, ScheduledRow, scheduled, scheduled_after};
+pub use scheduled::{
+    CallRow, SCHEDULED_MAX, ScheduledRow, first_scheduled, scheduled, scheduled_after,
+    scheduled_until,
+};
 
 use super::Head;
 use crate::machine::{MachineError, View};
+
+/// What a channel has yet to do, in short.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// When the first of it is due, or was: Unix milliseconds. A function of the rows.
+    pub due_ms: Option<u64>,
+    /// Whether an attempt at a job is under way. A function of the rows.
+    pub runs: bool,
+    /// Rises with every change of what there is to do, from wherever the replica began.
+    pub revision: u64,
+}
 
 /// All of it, as the rows have it.
 #[derive(Debug, Default)]
@@ -41,9 +55,12 @@ impl Agenda {
         })
     }
 
-    /// When the first of what is left to do is due, or was.
-    pub(super) fn next_due(&self) -> Option<u64> {
+    pub(super) fn outlook(&self) -> Outlook {
         let (jobs, scheduled) = (self.jobs.next_due(), self.scheduled.next_due());
-        jobs.into_iter().chain(scheduled).min()
+        Outlook {
+            due_ms: jobs.into_iter().chain(scheduled).min(),
+            runs: self.jobs.runs_any(),
+            revision: self.jobs.revision() + self.scheduled.revision(),
+        }
     }
 }

@@ -51,15 +51,18 @@ pub struct CallRow {
 
 /// All scheduled messages, in the order of their times.
 #[derive(Debug, Default)]
-pub(in super::super) struct Schedules(BTreeSet<(u64, [u8; 16])>);
+pub(in super::super) struct Schedules {
+    places: BTreeSet<(u64, [u8; 16])>,
+    revision: u64,
+}
 
 impl Schedules {
     pub(super) fn load(view: &dyn View, count: u32) -> Result<Self, MachineError> {
         let mut all = Self::default();
         if count > 0 {
-            all.0.extend(places(view, None, SCHEDULED_MAX + 1)?);
+            all.places.extend(places(view, None, SCHEDULED_MAX + 1)?);
         }
-        match all.len() == count && all.0.len() <= SCHEDULED_MAX {
+        match all.len() == count && all.places.len() <= SCHEDULED_MAX {
             true => Ok(all),
             false => Err(MachineError::Row("scheduled messages")),
         }
@@ -67,15 +70,19 @@ impl Schedules {
 
     /// How many there are.
     pub(in super::super) fn len(&self) -> u32 {
-        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.places.len()).unwrap_or(u32::MAX)
     }
 
     pub(in super::super) fn is_full(&self) -> bool {
-        self.0.len() >= SCHEDULED_MAX
+        self.places.len() >= SCHEDULED_MAX
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
     }
 
     pub(super) fn next_due(&self) -> Option<u64> {
-        self.0.first().map(|(due_ms, _)| *due_ms)
+        self.places.first().map(|(due_ms, _)| *due_ms)
     }
 
     /// Puts a message down; one with the same id stays as it is.
@@ -105,7 +112,8 @@ impl Schedules {
                 attempts_max: call.attempts_max,
             }),
         };
-        self.0.insert((row.due_ms, post.id));
+        self.places.insert((row.due_ms, post.id));
+        self.revision += 1;
         let place = keys::place(row.due_ms, &post.id);
         overlay.put(Table::State, place, vec![PLACE_VERSION]);
         overlay.put(
@@ -122,7 +130,7 @@ impl Schedules {
         view: &dyn View,
         id: &[u8; 16],
     ) -> Result<Option<ScheduledRow>, MachineError> {
-        match self.0.is_empty() {
+        match self.places.is_empty() {
             true => Ok(None),
             false => scheduled(view, id),
         }
@@ -135,7 +143,8 @@ impl Schedules {
         id: &[u8; 16],
         row: &ScheduledRow,
     ) {
-        self.0.remove(&(row.due_ms, *id));
+        self.places.remove(&(row.due_ms, *id));
+        self.revision += 1;
         overlay.delete(Table::State, keys::place(row.due_ms, id));
         overlay.delete(Table::State, keys::scheduled(id));
     }
@@ -170,6 +179,37 @@ pub fn scheduled_after(
         }
     }
     Ok(found)
+}
+
+/// At most `limit` scheduled messages that are due at `until_ms`, with their ids, in the order of their
+/// times.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn scheduled_until(
+    view: &dyn View,
+    until_ms: u64,
+    limit: usize,
+) -> Result<Vec<([u8; 16], ScheduledRow)>, MachineError> {
+    let mut found = Vec::new();
+    for (due_ms, id) in places(view, None, limit)? {
+        if due_ms > until_ms {
+            break;
+        }
+        if let Some(row) = scheduled(view, &id)? {
+            found.push((id, row));
+        }
+    }
+    Ok(found)
+}
+
+/// When the first scheduled message is due.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn first_scheduled(view: &dyn View) -> Result<Option<u64>, MachineError> {
+    let first = places(view, None, 1)?;
+    Ok(first.first().map(|(due_ms, _)| *due_ms))
 }
 
 fn places(

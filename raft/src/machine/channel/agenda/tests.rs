@@ -141,7 +141,7 @@ fn a_command_is_answered_once() {
     let [(1, job)] = &sender.jobs()[..] else {
         panic!("one job: {:?}", sender.jobs());
     };
-    assert_eq!((job.stage, job.due_ms, job.attempt), (Stage::Pending, 5, 0));
+    assert_eq!((job.stage, job.due_ms, job.attempt), (Stage::Pending, 0, 0));
 
     assert_eq!(
         sender.one(6, Command::Reply(reply(1, 1))),
@@ -249,7 +249,7 @@ fn a_scheduled_message_comes_once_and_not_before_its_time() {
     let (seq, job) = &sender.jobs()[0];
     assert_eq!(
         (*seq, job.id, job.due_ms),
-        (1, [1; 16], 50),
+        (1, [1; 16], 0),
         "it was a command"
     );
     assert_eq!(sender.one(51, schedule(2, 50, Some("k"), true)), down(true));
@@ -457,7 +457,7 @@ impl Model {
         let job = ModelJob {
             seq: self.head,
             attempt: 0,
-            due_ms: self.clock_ms,
+            due_ms: 0,
             state: ModelState::Free,
             replies: 0,
         };
@@ -507,10 +507,8 @@ impl Model {
         match *step {
             Step::Post => self.posted(90),
             Step::Call { id, keyed } => {
-                if keyed {
-                    if let Some(outcome) = self.keyed("k", false, 0) {
-                        return outcome;
-                    }
+                if keyed && let Some(outcome) = self.keyed("k", false, 0) {
+                    return outcome;
                 }
                 let outcome = self.posted(id);
                 if keyed {
@@ -527,10 +525,8 @@ impl Model {
                 keyed,
             } => {
                 let due_ms = in_ms * 10;
-                if keyed {
-                    if let Some(outcome) = self.keyed("k", true, due_ms) {
-                        return outcome;
-                    }
+                if keyed && let Some(outcome) = self.keyed("k", true, due_ms) {
+                    return outcome;
                 }
                 let known = self.scheduled.get(&id).copied();
                 let outcome = Outcome::Scheduled {
@@ -566,7 +562,6 @@ impl Model {
                 None => Outcome::NotFound,
             },
             Step::Claim { id, attempt, term } => {
-                let clock_ms = self.clock_ms;
                 let Some(job) = self.jobs.get_mut(&id) else {
                     return Outcome::NotFound;
                 };
@@ -579,7 +574,7 @@ impl Model {
                     return Outcome::Superseded;
                 }
                 job.state = ModelState::Running(term);
-                (job.attempt, job.due_ms) = (attempt, clock_ms);
+                (job.attempt, job.due_ms) = (attempt, 0);
                 Outcome::Done
             }
             Step::Reply { id, attempt } | Step::Fail { id, attempt } => {
@@ -680,7 +675,10 @@ proptest! {
             model.clock_ms = model.clock_ms.max(now_ms);
             let expected: Vec<_> = steps.iter().map(|step| model.decide(step)).collect();
             prop_assert_eq!(sender.send(now_ms, &commands), expected);
-            prop_assert_eq!(sender.replicas.next_due(), model.next_due());
+            let outlook = sender.replicas.outlook();
+            prop_assert_eq!(outlook.due_ms, model.next_due());
+            let runs = |job: &ModelJob| matches!(job.state, ModelState::Running(_));
+            prop_assert_eq!(outlook.runs, model.jobs.values().any(runs));
         }
         sender.replicas.catch_up();
         sender.check_history();
