@@ -44,6 +44,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
         }
         let now_ms = clock::now_ms();
+        table.at(now_ms);
         let read_all = read_on(&shared, &mut table, now_ms).await;
         // While it stops others take over; what it began to do now would be in their way.
         while !shared.is_draining()
@@ -63,7 +64,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         tokio::select! {
             _ = stopping.wait_for(|stopping| *stopping) => return,
             Some((group, what)) = under_way.next(), if !under_way.is_empty() => {
-                table.attended(group, what, clock::now_ms());
+                let now_ms = clock::now_ms();
+                table.at(now_ms);
+                table.attended(group, what, now_ms);
             }
             () = shared.timers.arrived() => {}
             () = tokio::time::sleep_until(Instant::now() + sleep) => {}

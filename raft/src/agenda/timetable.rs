@@ -24,6 +24,8 @@ const LATE_MS: u64 = 1_500;
 /// in between.
 const PAUSE_MIN_MS: u64 = 500;
 const PAUSE_MAX_MS: u64 = 30_000;
+/// A clock that is set back by more than this makes all pauses wrong.
+const SET_BACK_MS: u64 = 1_000;
 /// How often a job is offered that the executor may have had no place for.
 const OFFER_MS: u64 = 5_000;
 
@@ -61,6 +63,8 @@ pub(super) struct Timetable {
     looks: BTreeSet<(u64, GroupId)>,
     /// The last place of the index that was read.
     horizon: Option<(u64, GroupId)>,
+    /// The latest time by which anything was decided.
+    latest_ms: u64,
 }
 
 impl Timetable {
@@ -118,6 +122,20 @@ impl Timetable {
                 }
             }
         }
+    }
+
+    /// Has to be told the time before anything else is asked. Whatever waits for a moment of a clock that
+    /// was ahead is looked at by the clock as it is now.
+    pub(super) fn at(&mut self, now_ms: u64) {
+        if now_ms.saturating_add(SET_BACK_MS) < self.latest_ms {
+            self.latest_ms = now_ms;
+            self.looks.clear();
+            for (group, entry) in self.entries.iter_mut().filter(|(_, entry)| !entry.out) {
+                entry.look_ms = entry.due_ms.unwrap_or(entry.look_ms);
+                self.looks.insert((entry.look_ms, *group));
+            }
+        }
+        self.latest_ms = self.latest_ms.max(now_ms);
     }
 
     /// When the next group is to be looked at.
@@ -268,6 +286,23 @@ mod tests {
         assert!(table.wants(51 + AHEAD_MS - NEAR_MS).is_some());
         // The clock has gone back.
         assert_eq!(table.wants(10), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_delays_nothing_but_by_itself() {
+        let mut table = Timetable::default();
+        table.at(90_000);
+        read(&mut table, &[(100, GROUP)], 100_000);
+        table.take(90_000);
+        table.attended(GROUP, Attended::Failed, 90_000);
+        table.at(89_900);
+        assert_eq!(
+            table.next_ms(),
+            Some(90_000 + PAUSE_MIN_MS),
+            "that is no jump"
+        );
+        table.at(1_000);
+        assert_eq!(table.take(1_000), Some((GROUP, true)));
     }
 
     #[derive(Debug, Clone)]

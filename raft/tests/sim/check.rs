@@ -315,7 +315,8 @@ impl Checker {
             return;
         }
         let log = self.logs.entry(group).or_default();
-        let Some(command) = message.reply_to.filter(|id| log.ids.contains_key(id)) else {
+        let is_there = |id: &[u8; 16]| log.ids.contains_key(id) || log.messages.contains_key(id);
+        let Some(command) = message.reply_to.filter(is_there) else {
             return self.violation(format!(
                 "the reply at {} of group {group} is about no message",
                 message.seq
