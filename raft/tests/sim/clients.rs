@@ -50,7 +50,8 @@ pub async fn run(common: Rc<Common>, node: Node, client: u64) {
         let Some(channel) = channels.get(below(channels.len())) else {
             continue;
         };
-        match random() % 13 {
+        let kinds = if common.shape.has_agenda { 13 } else { 10 };
+        match random() % kinds {
             10 => command(&common, &node, channel).await,
             11 => schedule(&common, &node, channel).await,
             12 => cancel(&common, &node, channel).await,

@@ -86,6 +86,7 @@ pub fn shape(seed: u64) -> Shape {
         idle_ms: [100, 400, 10_000, 600_000][usize::try_from(seed / 9 % 4).unwrap_or(0)],
         // In some lives so seldom that whole groups are idle between two requests of anybody.
         think_ms_max: [120, 120, 6_000][usize::try_from(seed % 3).unwrap_or(0)],
+        has_agenda: true,
     }
 }
 

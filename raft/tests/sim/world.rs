@@ -69,6 +69,8 @@ pub struct Shape {
     pub idle_ms: u64,
     /// Longest pause between two requests of one client.
     pub think_ms_max: u64,
+    /// Clients also schedule messages and write commands, which wake channels by themselves.
+    pub has_agenda: bool,
 }
 
 impl Shape {
