@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use accord_raft::NoExecutor;
 use accord_raft::Node;
 use tokio::net::TcpListener;
 use tokio::signal::unix::Signal;
@@ -88,7 +89,7 @@ pub async fn serve(
     let options = config.node_options(&own, listen);
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let node = tokio::select! {
-        node = Node::start(options, hub.clone()) => node?,
+        node = Node::start(options, hub.clone(), Arc::new(NoExecutor)) => node?,
         // Nothing is open yet that would have to be closed.
         () = told_to_stop(&mut signals, exit_with_parent) => return Ok(()),
     };

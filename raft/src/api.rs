@@ -3,6 +3,8 @@
 //! Every error says whether a write certainly did not happen or may have happened; nothing here
 //! leaves that open.
 
+mod agenda;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use crate::names::IdempotencyKey;
 use crate::names::MessageBody;
 use crate::names::Username;
 use crate::transport::NodeId;
+
+pub use agenda::*;
 
 pub use crate::machine::directory::Channel;
 pub use crate::machine::directory::Server;
@@ -134,6 +138,8 @@ pub struct Draft {
     /// The message is refused unless the channel's head is this.
     pub expected_head: Option<u64>,
     pub reply_to: Option<Uuid>,
+    /// It is a command, and makes a job.
+    pub call: Option<Call>,
 }
 
 /// Where a message stands in its channel for good.
@@ -168,7 +174,7 @@ pub struct Messages {
 }
 
 /// One page of a list in order of creation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
     pub items: Vec<T>,
     /// Pass it as `after` to go on; `None` at the end.
@@ -184,6 +190,12 @@ pub enum WriteError {
     KeyReused,
     #[error("no such server")]
     NoSuchServer,
+    /// Certainly not written: as many jobs of the channel have not ended as it may have.
+    #[error("the channel has too many jobs that have not ended; nothing was written")]
+    TooManyJobs,
+    /// Certainly not written: as many messages are scheduled in the channel as may be.
+    #[error("the channel has too many scheduled messages; nothing was written")]
+    TooManyScheduled,
     /// Certainly not written: no leader took it in time.
     #[error("no leader could be reached in time; nothing was written")]
     NoLeader,

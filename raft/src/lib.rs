@@ -7,6 +7,7 @@
 //! Only the `consensus` folder names openraft. The `machine` folder names no clock, no randomness
 //! and no I/O. Links between nodes are in `transport`, which knows nothing of Raft.
 
+mod agenda;
 mod api;
 mod clock;
 mod codec;

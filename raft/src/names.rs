@@ -20,6 +20,8 @@ pub const NAME_CHARS_MAX: usize = 100;
 pub const USERNAME_CHARS_MAX: usize = 64;
 /// Most bytes in an idempotency key: it is hashed for each post that has one.
 pub const KEY_BYTES_MAX: usize = 255;
+/// Most bytes in an agent's name.
+pub const AGENT_BYTES_MAX: usize = 32;
 /// Most bytes in a message body, unless the cluster is configured otherwise.
 pub const BODY_BYTES_MAX_DEFAULT: usize = 16_384;
 
@@ -56,6 +58,12 @@ pub enum NameError {
         /// What was being read, as the beginning of a sentence.
         what: &'static str,
     },
+    /// Something other than what an agent may be called.
+    #[error(
+        "An agent's name must have 1 to {AGENT_BYTES_MAX} characters, lower-case letters of a to z, digits, \
+         \"-\" and \"_\", the first of them a letter."
+    )]
+    Agent,
     /// A message of nothing but white space.
     #[error("A message must not be blank: write at least one visible character.")]
     Blank,
@@ -74,6 +82,11 @@ pub struct ChannelName(String);
 /// of ours escapes them.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Username(String);
+
+/// What an agent is called, and called by: 1 to 32 lower-case letters, digits, `-` and `_`, the first
+/// a letter.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AgentName(String);
 
 /// The text of a message: not blank, and no longer than the cluster's limit.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -112,6 +125,25 @@ impl Username {
         let text = text.into();
         characters("A username", &text, 1, USERNAME_CHARS_MAX)?;
         Ok(Self(text))
+    }
+}
+
+impl AgentName {
+    /// Takes a text as the name of an agent.
+    ///
+    /// # Errors
+    /// [`NameError::Agent`].
+    pub fn parse(text: impl Into<String>) -> Result<Self, NameError> {
+        let text = text.into();
+        let fits = (1..=AGENT_BYTES_MAX).contains(&text.len())
+            && text.starts_with(|first: char| first.is_ascii_lowercase())
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'));
+        match fits {
+            true => Ok(Self(text)),
+            false => Err(NameError::Agent),
+        }
     }
 }
 
@@ -186,6 +218,7 @@ readable!(
     ServerName,
     ChannelName,
     Username,
+    AgentName,
     MessageBody,
     IdempotencyKey
 );
@@ -303,6 +336,16 @@ mod tests {
         }
         for bad in ["", "a\0", "\n", &"x".repeat(256)] {
             assert!(IdempotencyKey::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn agents_are_called_by_words_that_can_follow_a_slash() {
+        for good in ["a", "ask", "gpt-4_1", &"x".repeat(32)] {
+            assert_eq!(AgentName::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "Ask", "1a", "-a", "a b", "a/b", "é", &"x".repeat(33)] {
+            assert_eq!(AgentName::parse(bad), Err(NameError::Agent), "{bad}");
         }
     }
 

@@ -10,12 +10,14 @@ use accord_storage::Store;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::agenda;
 use crate::api::Attachment;
 use crate::api::Channel;
 use crate::api::ChannelStatus;
 use crate::api::Consistency;
 use crate::api::Delivery;
 use crate::api::Draft;
+use crate::api::Executor;
 use crate::api::MemberStatus;
 use crate::api::Messages;
 use crate::api::Metrics;
@@ -99,6 +101,7 @@ impl Node {
     pub async fn start(
         options: NodeOptions,
         delivery: Arc<dyn Delivery>,
+        executor: Arc<dyn Executor>,
     ) -> Result<Node, StartError> {
         if !options
             .members
@@ -118,7 +121,7 @@ impl Node {
             incarnation: recovery.incarnation(),
         };
         let links = transport_config(&options, disk);
-        let shared = Shared::new(options, store, recovery, sequences, delivery);
+        let shared = Shared::new(options, store, recovery, sequences, delivery, executor);
         let service = Arc::new(PeerService::new(Arc::clone(&shared)));
         shared.set_transport(Transport::start(links, service).await?);
         let node = Node { shared };
@@ -130,6 +133,7 @@ impl Node {
         tokio::spawn(introduce_nodes(Arc::clone(&node.shared)));
         tokio::spawn(room::run(Arc::clone(&node.shared)));
         tokio::spawn(hibernation::run(Arc::clone(&node.shared)));
+        tokio::spawn(agenda::run(Arc::clone(&node.shared)));
         Ok(node)
     }
 
@@ -585,7 +589,7 @@ impl Node {
         }
     }
 
-    fn admit(&self, group: &Group) -> Result<(), WriteError> {
+    pub(crate) fn admit(&self, group: &Group) -> Result<(), WriteError> {
         if self.shared.is_draining() {
             return Err(WriteError::Stopping);
         }
@@ -595,11 +599,11 @@ impl Node {
         Ok(())
     }
 
-    fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.shared.options.timing.request_timeout
     }
 
-    fn group(&self, channel: &Arc<Channel>) -> Arc<Group> {
+    pub(crate) fn group(&self, channel: &Arc<Channel>) -> Arc<Group> {
         let group = self.shared.group(GroupId(channel.group));
         group.set_record(channel);
         group.touch();

@@ -133,10 +133,11 @@ struct WireMessage {
     username: String,
     body: String,
     reply_to: Option<[u8; 16]>,
+    agent: Option<String>,
 }
 
 #[derive(Encode, Decode)]
-enum WireError {
+pub(crate) enum WireError {
     NotFound,
     NoLeader,
     Busy,
@@ -145,20 +146,39 @@ enum WireError {
     Recovering,
 }
 
-pub(crate) fn encode_answer(result: Result<Messages, ReadError>) -> Bytes {
-    let answer = match result {
-        Ok(found) => ReadAnswer::Messages {
-            head: found.head,
-            messages: found.messages.iter().map(wire_message).collect(),
-        },
-        Err(error) => ReadAnswer::Error(match error {
+impl From<ReadError> for WireError {
+    fn from(error: ReadError) -> Self {
+        match error {
             ReadError::NotFound => WireError::NotFound,
             ReadError::NoLeader => WireError::NoLeader,
             ReadError::Busy => WireError::Busy,
             ReadError::Stopping => WireError::Stopping,
             ReadError::Storage(text) => WireError::Storage(text),
             ReadError::Recovering => WireError::Recovering,
-        }),
+        }
+    }
+}
+
+impl From<WireError> for ReadError {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::NotFound => ReadError::NotFound,
+            WireError::NoLeader => ReadError::NoLeader,
+            WireError::Busy => ReadError::Busy,
+            WireError::Stopping => ReadError::Stopping,
+            WireError::Storage(text) => ReadError::Storage(text),
+            WireError::Recovering => ReadError::Recovering,
+        }
+    }
+}
+
+pub(crate) fn encode_answer(result: Result<Messages, ReadError>) -> Bytes {
+    let answer = match result {
+        Ok(found) => ReadAnswer::Messages {
+            head: found.head,
+            messages: found.messages.iter().map(wire_message).collect(),
+        },
+        Err(error) => ReadAnswer::Error(error.into()),
     };
     codec::encode(&answer).into()
 }
@@ -171,14 +191,7 @@ pub(crate) fn decode_answer(body: &[u8]) -> Result<Messages, ReadError> {
             head,
             messages: messages.into_iter().map(message).collect(),
         }),
-        Ok(ReadAnswer::Error(error)) => Err(match error {
-            WireError::NotFound => ReadError::NotFound,
-            WireError::NoLeader => ReadError::NoLeader,
-            WireError::Busy => ReadError::Busy,
-            WireError::Stopping => ReadError::Stopping,
-            WireError::Storage(text) => ReadError::Storage(text),
-            WireError::Recovering => ReadError::Recovering,
-        }),
+        Ok(ReadAnswer::Error(error)) => Err(error.into()),
         Err(Malformed { .. }) => Err(ReadError::NoLeader),
     }
 }
@@ -191,6 +204,10 @@ fn wire_message(message: &Message) -> WireMessage {
         username: message.username.as_str().to_owned(),
         body: message.body.as_str().to_owned(),
         reply_to: message.reply_to,
+        agent: message
+            .agent
+            .as_ref()
+            .map(|agent| agent.as_str().to_owned()),
     }
 }
 
@@ -203,6 +220,7 @@ fn message(wire: WireMessage) -> Message {
         username: text(wire.username),
         body: text(wire.body),
         reply_to: wire.reply_to,
+        agent: wire.agent.map(text),
     }
 }
 
@@ -272,6 +290,7 @@ mod tests {
                 username: "ü".into(),
                 body: "b".into(),
                 reply_to: Some([2; 16]),
+                agent: Some("ask".into()),
             })],
         };
         let back = decode_answer(&encode_answer(Ok(found.clone()))).unwrap();

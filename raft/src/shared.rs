@@ -13,7 +13,9 @@ use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::agenda::Timers;
 use crate::api::Delivery;
+use crate::api::Executor;
 use crate::api::NodeOptions;
 use crate::consensus::ConsensusOptions;
 use crate::edge;
@@ -42,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) consensus: ConsensusOptions,
     pub(crate) store: Store,
     pub(crate) delivery: Arc<dyn Delivery>,
+    pub(crate) timers: Arc<Timers>,
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) draining: watch::Sender<bool>,
     /// Permits for elections that this node stands for.
@@ -76,6 +79,7 @@ impl Shared {
         recovery: Recovery,
         sequences: Sequences,
         delivery: Arc<dyn Delivery>,
+        executor: Arc<dyn Executor>,
     ) -> Arc<Shared> {
         let consensus = ConsensusOptions {
             node: options.node,
@@ -89,6 +93,7 @@ impl Shared {
             consensus,
             store,
             delivery,
+            timers: Arc::new(Timers::new(executor)),
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             campaigns: Semaphore::new(failover::CAMPAIGNS_MAX),
@@ -210,6 +215,14 @@ impl Shared {
                 let leads = (view.leader == Some(node)).then_some(view.term);
                 if leads.is_some() && leads != led_term {
                     tracing::debug!(group = id.0, term = view.term, "leads a group");
+                    if let Some(shared) = shared.upgrade() {
+                        shared.timers.look(id);
+                    }
+                }
+                if view.leader.is_some_and(|leader| leader != node)
+                    && let Some(shared) = shared.upgrade()
+                {
+                    shared.timers.lost(id);
                 }
                 led_term = leads;
                 if !changes.changed().await {

@@ -7,11 +7,13 @@ mod channels;
 mod cluster;
 pub mod extract;
 mod health;
+mod jobs;
 mod messages;
 mod metrics;
 mod paging;
 pub mod problem;
 pub mod query;
+mod scheduled;
 mod servers;
 
 use std::sync::Arc;
@@ -49,6 +51,22 @@ pub fn router(app: Arc<App>) -> Router {
         .route(
             "/api/servers/{server}/channels/{channel}/connect",
             get(socket::connect),
+        )
+        .route(
+            "/api/servers/{server}/channels/{channel}/jobs",
+            get(jobs::list),
+        )
+        .route(
+            "/api/servers/{server}/channels/{channel}/jobs/{job}",
+            get(jobs::show).delete(jobs::cancel),
+        )
+        .route(
+            "/api/servers/{server}/channels/{channel}/scheduled",
+            get(scheduled::list),
+        )
+        .route(
+            "/api/servers/{server}/channels/{channel}/scheduled/{scheduled}",
+            get(scheduled::show).delete(scheduled::cancel),
         )
         .route("/api/cluster", get(cluster::overview))
         .route("/api/cluster/channels/{channel}", get(cluster::channel))

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use accord_raft::CancelError;
 use accord_raft::ReadError;
 use accord_raft::WriteError;
 use accord_raft::names::NameError;
@@ -46,6 +47,9 @@ pub enum Kind {
     UnknownPath,
     UnknownServer,
     UnknownChannel,
+    UnknownJob,
+    UnknownScheduled,
+    JobOver,
     MethodNotAllowed,
     TooSlow,
     HeadMismatch,
@@ -57,6 +61,8 @@ pub enum Kind {
     Unavailable,
     OutcomeUnknown,
     Overloaded,
+    TooManyJobs,
+    TooManyScheduled,
     DiskFull,
     NotReady,
 }
@@ -69,6 +75,13 @@ impl Kind {
             Kind::UnknownPath => ("unknown-path", StatusCode::NOT_FOUND, "No such path"),
             Kind::UnknownServer => ("unknown-server", StatusCode::NOT_FOUND, "No such server"),
             Kind::UnknownChannel => ("unknown-channel", StatusCode::NOT_FOUND, "No such channel"),
+            Kind::UnknownJob => ("unknown-job", StatusCode::NOT_FOUND, "No such job"),
+            Kind::UnknownScheduled => (
+                "unknown-scheduled",
+                StatusCode::NOT_FOUND,
+                "No such scheduled message",
+            ),
+            Kind::JobOver => ("job-over", StatusCode::CONFLICT, "The job has ended"),
             Kind::MethodNotAllowed => (
                 "method-not-allowed",
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -115,6 +128,16 @@ impl Kind {
                 "overloaded",
                 StatusCode::SERVICE_UNAVAILABLE,
                 "Too much at once",
+            ),
+            Kind::TooManyJobs => (
+                "too-many-jobs",
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many jobs",
+            ),
+            Kind::TooManyScheduled => (
+                "too-many-scheduled",
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many scheduled messages",
             ),
             Kind::DiskFull => (
                 "disk-full",
@@ -177,6 +200,18 @@ impl Problem {
         }
     }
 
+    /// Something that was still to come was not cancelled; `unknown` if there is no such thing.
+    pub fn of_cancel(error: CancelError, unknown: Problem) -> Problem {
+        match error {
+            CancelError::NotFound => unknown,
+            CancelError::Over => Problem::new(
+                Kind::JobOver,
+                "The job has ended, and its message is in the channel.",
+            ),
+            CancelError::Write(error) => error.into(),
+        }
+    }
+
     pub fn stopping() -> Problem {
         Problem::new(
             Kind::Unavailable,
@@ -228,8 +263,11 @@ impl Problem {
     }
 
     fn retry_after_s(&self) -> Option<u32> {
-        let unavailable = self.status() == StatusCode::SERVICE_UNAVAILABLE;
-        unavailable.then_some(RETRY_AFTER_S)
+        let passes = matches!(
+            self.status(),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        );
+        passes.then_some(RETRY_AFTER_S)
     }
 }
 
@@ -292,6 +330,16 @@ impl From<WriteError> for Problem {
             WriteError::NoSuchServer => {
                 Problem::new(Kind::UnknownServer, "There is no such server.")
             }
+            WriteError::TooManyJobs => Problem::new(
+                Kind::TooManyJobs,
+                "As many commands of this channel are under way as may be; nothing was written. Try again \
+                 when one has been answered, or cancel one.",
+            ),
+            WriteError::TooManyScheduled => Problem::new(
+                Kind::TooManyScheduled,
+                "As many messages are scheduled in this channel as may be; nothing was written. Try again \
+                 when one has been delivered, or cancel one.",
+            ),
             WriteError::NoLeader => Problem::new(
                 Kind::Unavailable,
                 "No leader could be reached in time; nothing was written. Try again.",
@@ -322,6 +370,7 @@ impl From<NameError> for Problem {
             NameError::Characters { .. }
             | NameError::Bytes { .. }
             | NameError::Control { .. }
+            | NameError::Agent
             | NameError::Blank => Problem::bad_request(error.to_string()),
         }
     }
@@ -469,6 +518,13 @@ mod tests {
         check(read(ReadError::Stopping), 503, true);
         check(read(ReadError::Storage(String::new())), 500, false);
         check(NameError::Blank.into(), 400, false);
+        let of_cancel = |error| Problem::of_cancel(error, Problem::new(Kind::UnknownJob, "Gone."));
+        check(of_cancel(CancelError::NotFound), 404, false);
+        check(of_cancel(CancelError::Over), 409, false);
+        check(of_cancel(WriteError::NoLeader.into()), 503, true);
+        check(NameError::Agent.into(), 400, false);
+        check(WriteError::TooManyJobs.into(), 429, true);
+        check(WriteError::TooManyScheduled.into(), 429, true);
         check(BodyError::NotJsonType.into(), 415, false);
         check(BodyError::TooLarge { bytes_max: 1 }.into(), 413, false);
         check(UpgradeError::NotAsked.into(), 426, false);

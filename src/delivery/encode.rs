@@ -23,6 +23,8 @@ pub struct MessageView<'a> {
     pub message: &'a str,
     pub seq: u64,
     pub reply_to: Option<Uuid>,
+    /// Which agent wrote it, if one did.
+    pub agent: Option<&'a str>,
 }
 
 impl<'a> MessageView<'a> {
@@ -34,6 +36,7 @@ impl<'a> MessageView<'a> {
             message: &message.body,
             seq: message.seq,
             reply_to: message.reply_to.map(Uuid::from_bytes),
+            agent: message.agent.as_deref(),
         }
     }
 
@@ -52,6 +55,10 @@ impl<'a> MessageView<'a> {
         if let Some(reply_to) = &self.reply_to {
             out.extend_from_slice(b",\"reply_to\":");
             write_json(out, reply_to);
+        }
+        if let Some(agent) = self.agent {
+            out.extend_from_slice(b",\"agent\":");
+            write_json(out, agent);
         }
     }
 
@@ -128,6 +135,7 @@ mod tests {
             message,
             seq: 7,
             reply_to,
+            agent: None,
         }
     }
 
@@ -151,6 +159,18 @@ mod tests {
              \"timestamp\":1700000000123,\"username\":\"ann \\\"a\\\"\",\
              \"message\":\"b\",\"seq\":7,\
              \"reply_to\":\"01900000-0000-7000-8000-000000000001\"}"
+        );
+        let reply = MessageView {
+            username: "ask",
+            agent: Some("ask"),
+            ..view("c", Some(ID))
+        };
+        assert_eq!(
+            text(|out| reply.write_object(out)),
+            "{\"id\":\"01900000-0000-7000-8000-000000000001\",\
+             \"timestamp\":1700000000123,\"username\":\"ask\",\
+             \"message\":\"c\",\"seq\":7,\
+             \"reply_to\":\"01900000-0000-7000-8000-000000000001\",\"agent\":\"ask\"}"
         );
         assert_eq!(array(&[]), b"[]");
     }

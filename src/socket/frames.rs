@@ -211,6 +211,7 @@ mod tests {
             message: "hi",
             seq: 8,
             reply_to: None,
+            agent: None,
         };
         golden(
             &ack(Some("n\"1"), &view),

@@ -395,6 +395,7 @@ impl Session {
             key: nonce.map(IdempotencyKey::parse).transpose()?,
             expected_head: None,
             reply_to,
+            call: None,
         })
     }
 
@@ -410,6 +411,7 @@ impl Session {
                     message: &sent.message,
                     seq: position.seq,
                     reply_to: sent.reply_to,
+                    agent: None,
                 };
                 frames::ack(nonce, &view)
             }

@@ -25,6 +25,7 @@ fn sleepy(seed: u64) -> Result<World, String> {
         think_ms_max: 100,
         election_timeout_ms: 6_000,
         heartbeat_ms: 2_000,
+        has_agenda: false,
         ..shape(seed)
     });
     write(&mut world, &[1, 2, 3], 20)?;

@@ -142,6 +142,7 @@ fn many(seed: u64) -> Shape {
         heartbeat_ms: 2_000,
         snapshot_after_entries: 10_000,
         idle_ms: 600_000,
+        has_agenda: false,
         ..shape(seed)
     }
 }

@@ -71,6 +71,7 @@ fn reopened_leader(seed: u64, restores: bool) -> Result<(), String> {
         nodes: 3,
         latency_ms_max: 2,
         idle_ms: 600_000,
+        has_agenda: false,
         ..shape(seed)
     });
     if restores {

@@ -15,6 +15,7 @@ use std::time::SystemTime;
 
 use accord_raft::Channel;
 use accord_raft::Delivery;
+use accord_raft::Executor;
 use accord_raft::Hibernation;
 use accord_raft::Member;
 use accord_raft::Node;
@@ -32,6 +33,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::agents;
+use crate::agents::Agent;
 use crate::check::Checker;
 use crate::check::Told;
 use crate::clients;
@@ -66,6 +69,8 @@ pub struct Shape {
     pub idle_ms: u64,
     /// Longest pause between two requests of one client.
     pub think_ms_max: u64,
+    /// Clients also schedule messages and write commands, which wake channels by themselves.
+    pub has_agenda: bool,
 }
 
 impl Shape {
@@ -534,11 +539,14 @@ async fn host(common: Rc<Common>, id: NodeId) -> turmoil::Result {
     };
     let leave = Rc::new(Notify::new());
     common.leave.borrow_mut().insert(id, Rc::clone(&leave));
-    let node = Node::start(options(common.shape, id), Arc::new(ear)).await?;
+    let agent = Arc::new(Agent::default());
+    let executor = Arc::clone(&agent) as Arc<dyn Executor>;
+    let node = Node::start(options(common.shape, id), Arc::new(ear), executor).await?;
     common.nodes.borrow_mut().insert(id, node.clone());
     for client in 0..common.shape.clients_per_node {
         tokio::task::spawn_local(clients::run(Rc::clone(&common), node.clone(), client));
     }
+    tokio::task::spawn_local(agents::run(node.clone(), agent));
     tokio::task::spawn_local(clients::listen(Rc::clone(&common), node.clone()));
     tokio::task::spawn_local(clients::watch(Rc::clone(&common), node.clone()));
     leave.notified().await;
