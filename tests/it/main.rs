@@ -13,9 +13,11 @@ mod support;
 
 mod any_node;
 mod bad_requests;
+mod bench;
 mod bodies;
 mod configuration;
 mod connecting;
+mod costs;
 mod crowd;
 mod disk;
 mod hibernation;
