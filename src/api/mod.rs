@@ -3,8 +3,10 @@
 //! Any node answers any request; forwarding happens below, in the store. Everything that is not a
 //! success is a [`problem::Problem`].
 
+mod agents;
 mod channels;
 mod cluster;
+mod events;
 pub mod extract;
 mod health;
 mod messages;
@@ -29,6 +31,7 @@ use axum::routing::get;
 
 use crate::app::App;
 use crate::socket;
+pub use events::EVENT_STREAMS_MAX;
 use problem::Kind;
 use problem::Problem;
 
@@ -50,6 +53,11 @@ pub fn router(app: Arc<App>) -> Router {
             "/api/servers/{server}/channels/{channel}/connect",
             get(socket::connect),
         )
+        .route(
+            "/api/servers/{server}/channels/{channel}/events",
+            get(events::stream),
+        )
+        .route("/api/agents", get(agents::list))
         .route("/api/cluster", get(cluster::overview))
         .route("/api/cluster/channels/{channel}", get(cluster::channel))
         .route("/livez", get(health::live))

@@ -46,6 +46,7 @@ pub enum Kind {
     UnknownPath,
     UnknownServer,
     UnknownChannel,
+    Gone,
     MethodNotAllowed,
     TooSlow,
     HeadMismatch,
@@ -71,6 +72,7 @@ impl Kind {
             Kind::UnknownPath => ("unknown-path", StatusCode::NOT_FOUND, "No such path"),
             Kind::UnknownServer => ("unknown-server", StatusCode::NOT_FOUND, "No such server"),
             Kind::UnknownChannel => ("unknown-channel", StatusCode::NOT_FOUND, "No such channel"),
+            Kind::Gone => ("gone", StatusCode::GONE, "No longer kept"),
             Kind::MethodNotAllowed => (
                 "method-not-allowed",
                 StatusCode::METHOD_NOT_ALLOWED,
