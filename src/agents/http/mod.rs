@@ -39,6 +39,9 @@ use super::retry::Failure;
 use super::retry::FailureKind;
 use super::retry::retry_after;
 
+#[cfg(test)]
+mod tests;
+
 /// Most header lines of an answer.
 const HEADERS_MAX: usize = 100;
 /// Bytes read ahead; also the longest head of an answer.
@@ -81,6 +84,10 @@ impl Client {
                 "this machine has no certificate authorities: https agents cannot be reached"
             );
         }
+        Client::trusting(roots)
+    }
+
+    fn trusting(roots: RootCertStore) -> Client {
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("the provider knows the versions that are compiled in")
