@@ -11,6 +11,7 @@
 
 mod support;
 
+mod agents;
 mod any_node;
 mod bad_requests;
 mod bodies;
@@ -18,6 +19,7 @@ mod configuration;
 mod connecting;
 mod crowd;
 mod disk;
+mod events;
 mod hibernation;
 mod http_manners;
 mod idempotency;
