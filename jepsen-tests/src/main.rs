@@ -4,6 +4,7 @@
 
 mod cli {
     pub mod channels;
+    pub mod timers;
 }
 
 use std::fs::File;
@@ -22,6 +23,7 @@ use accord_jepsen::workload::{Workload, names};
 use accord_jepsen::world::NetworkKind;
 use clap::{Args, Parser, Subcommand};
 use cli::channels::Channels;
+use cli::timers::Timers;
 
 /// Nodes of a run: a majority of one proves nothing, and more than seven fit no test machine.
 const NODES_MAX: u64 = 7;
@@ -92,6 +94,8 @@ enum Command {
     },
     /// Measure what many channels cost: made, asleep, woken, with sockets, after the loss of a node
     Channels(Box<Channels>),
+    /// Measure how punctual scheduled messages are over many sleeping channels
+    Timers(Timers),
 }
 
 #[derive(Debug, Args)]
@@ -196,6 +200,7 @@ async fn perform(command: Command) -> Result<Verdict, String> {
             Ok(campaign.verdict)
         }
         Command::Channels(channels) => cli::channels::perform(*channels).await,
+        Command::Timers(timers) => cli::timers::perform(timers).await,
         Command::Check { file, out } => check(&file, out.as_deref()),
         Command::Faults { binary, network } => faults(binary.found()?, network).await,
         Command::Gap {

@@ -174,7 +174,7 @@ pub struct Messages {
 }
 
 /// One page of a list in order of creation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
     pub items: Vec<T>,
     /// Pass it as `after` to go on; `None` at the end.

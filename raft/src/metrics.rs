@@ -109,6 +109,13 @@ pub(crate) fn gather(shared: &Arc<Shared>, open: &[Arc<Group>]) -> Metrics {
         true,
         shared.sleeps.load(Ordering::Relaxed),
     );
+    let (deliveries, late_ms) = shared.timers.deliveries();
+    put(
+        "scheduled_delivered_total",
+        "Scheduled messages that this node has delivered.",
+        true,
+        deliveries,
+    );
     put(
         "groups_leading",
         "Raft groups that this node leads.",
@@ -164,6 +171,12 @@ pub(crate) fn gather(shared: &Arc<Shared>, open: &[Arc<Group>]) -> Metrics {
     let refused = Reason::ALL
         .iter()
         .map(|reason| (reason.name(), links.refused.of(*reason)));
+    values.push((
+        "scheduled_lateness_seconds_total",
+        "How late the delivered messages were, all together, by this node's clock.",
+        true,
+        late_ms as f64 / 1_000.0,
+    ));
     Metrics {
         values,
         peer_refused: refused.collect(),

@@ -10,6 +10,7 @@ use accord_storage::Store;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::agenda;
 use crate::api::Attachment;
 use crate::api::Channel;
 use crate::api::ChannelStatus;
@@ -132,6 +133,7 @@ impl Node {
         tokio::spawn(introduce_nodes(Arc::clone(&node.shared)));
         tokio::spawn(room::run(Arc::clone(&node.shared)));
         tokio::spawn(hibernation::run(Arc::clone(&node.shared)));
+        tokio::spawn(agenda::run(Arc::clone(&node.shared)));
         Ok(node)
     }
 
@@ -587,7 +589,7 @@ impl Node {
         }
     }
 
-    fn admit(&self, group: &Group) -> Result<(), WriteError> {
+    pub(crate) fn admit(&self, group: &Group) -> Result<(), WriteError> {
         if self.shared.is_draining() {
             return Err(WriteError::Stopping);
         }
@@ -597,11 +599,11 @@ impl Node {
         Ok(())
     }
 
-    fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.shared.options.timing.request_timeout
     }
 
-    fn group(&self, channel: &Arc<Channel>) -> Arc<Group> {
+    pub(crate) fn group(&self, channel: &Arc<Channel>) -> Arc<Group> {
         let group = self.shared.group(GroupId(channel.group));
         group.set_record(channel);
         group.touch();

@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Rouse = 20,
     /// Asks a follower for its vote, of the leader that it has, after a restart.
     Ballot = 21,
+    /// A read of jobs or scheduled messages.
+    Agenda = 22,
 }
 
 impl Kind {
@@ -62,6 +64,7 @@ impl Kind {
             19 => Kind::Steady,
             20 => Kind::Rouse,
             21 => Kind::Ballot,
+            22 => Kind::Agenda,
             _ => return None,
         })
     }
@@ -92,7 +95,7 @@ mod tests {
         let known = (0..=255u8).filter_map(Kind::from_byte);
         assert_eq!(
             known.map(Kind::byte).collect::<Vec<_>>(),
-            (1..=21).collect::<Vec<_>>()
+            (1..=22).collect::<Vec<_>>()
         );
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use crate::api;
 use crate::api::Channel;
 use crate::api::Consistency;
 use crate::api::Draft;
@@ -20,6 +21,7 @@ use crate::api::WriteError;
 use crate::group::outbox::Verdict;
 use crate::machine::EncodedCommand;
 use crate::machine::Outcome;
+use crate::machine::channel::Call;
 use crate::machine::channel::Command;
 use crate::machine::channel::Post;
 use crate::node::Node;
@@ -86,14 +88,30 @@ impl Pending {
 }
 
 pub(crate) fn encode(draft: &Draft) -> EncodedCommand {
-    EncodedCommand::new(&Command::Post(Post {
+    let post = post(draft);
+    EncodedCommand::new(&match &draft.call {
+        None => Command::Post(post),
+        Some(call) => Command::Call(post, self::call(call)),
+    })
+}
+
+/// The message of a draft as a command has it.
+pub(crate) fn post(draft: &Draft) -> Post<'_> {
+    Post {
         id: draft.id.into_bytes(),
         username: draft.username.as_str(),
         body: draft.body.as_str(),
         key: draft.key.as_ref().map(|key| key.as_str()),
         expected_head: draft.expected_head,
         reply_to: draft.reply_to.map(Uuid::into_bytes),
-    }))
+    }
+}
+
+pub(crate) fn call(call: &api::Call) -> Call<'_> {
+    Call {
+        agent: call.agent.as_str(),
+        attempts_max: call.attempts_max,
+    }
 }
 
 impl Future for Pending {
@@ -139,7 +157,10 @@ fn judge(verdict: Verdict) -> Option<Result<Position, WriteError>> {
             repeated,
         }),
         Verdict::Outcome(Outcome::HeadMismatch { head }) => Err(WriteError::HeadMismatch { head }),
-        Verdict::Outcome(Outcome::KeyReused) => Err(WriteError::KeyReused),
+        Verdict::Outcome(Outcome::KeyReused | Outcome::Scheduled { .. }) => {
+            Err(WriteError::KeyReused)
+        }
+        Verdict::Outcome(Outcome::TooManyJobs) => Err(WriteError::TooManyJobs),
         Verdict::Repeated => return None,
         other => Err(error_of(&other)),
     })

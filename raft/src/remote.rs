@@ -137,7 +137,7 @@ struct WireMessage {
 }
 
 #[derive(Encode, Decode)]
-enum WireError {
+pub(crate) enum WireError {
     NotFound,
     NoLeader,
     Busy,
@@ -146,20 +146,39 @@ enum WireError {
     Recovering,
 }
 
-pub(crate) fn encode_answer(result: Result<Messages, ReadError>) -> Bytes {
-    let answer = match result {
-        Ok(found) => ReadAnswer::Messages {
-            head: found.head,
-            messages: found.messages.iter().map(wire_message).collect(),
-        },
-        Err(error) => ReadAnswer::Error(match error {
+impl From<ReadError> for WireError {
+    fn from(error: ReadError) -> Self {
+        match error {
             ReadError::NotFound => WireError::NotFound,
             ReadError::NoLeader => WireError::NoLeader,
             ReadError::Busy => WireError::Busy,
             ReadError::Stopping => WireError::Stopping,
             ReadError::Storage(text) => WireError::Storage(text),
             ReadError::Recovering => WireError::Recovering,
-        }),
+        }
+    }
+}
+
+impl From<WireError> for ReadError {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::NotFound => ReadError::NotFound,
+            WireError::NoLeader => ReadError::NoLeader,
+            WireError::Busy => ReadError::Busy,
+            WireError::Stopping => ReadError::Stopping,
+            WireError::Storage(text) => ReadError::Storage(text),
+            WireError::Recovering => ReadError::Recovering,
+        }
+    }
+}
+
+pub(crate) fn encode_answer(result: Result<Messages, ReadError>) -> Bytes {
+    let answer = match result {
+        Ok(found) => ReadAnswer::Messages {
+            head: found.head,
+            messages: found.messages.iter().map(wire_message).collect(),
+        },
+        Err(error) => ReadAnswer::Error(error.into()),
     };
     codec::encode(&answer).into()
 }
@@ -172,14 +191,7 @@ pub(crate) fn decode_answer(body: &[u8]) -> Result<Messages, ReadError> {
             head,
             messages: messages.into_iter().map(message).collect(),
         }),
-        Ok(ReadAnswer::Error(error)) => Err(match error {
-            WireError::NotFound => ReadError::NotFound,
-            WireError::NoLeader => ReadError::NoLeader,
-            WireError::Busy => ReadError::Busy,
-            WireError::Stopping => ReadError::Stopping,
-            WireError::Storage(text) => ReadError::Storage(text),
-            WireError::Recovering => ReadError::Recovering,
-        }),
+        Ok(ReadAnswer::Error(error)) => Err(error.into()),
         Err(Malformed { .. }) => Err(ReadError::NoLeader),
     }
 }

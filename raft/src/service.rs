@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::agenda;
 use crate::api::Consistency;
 use crate::api::Messages;
 use crate::api::Range;
@@ -115,6 +116,7 @@ impl PeerService {
             | Kind::Status
             | Kind::Inquire
             | Kind::Rouse
+            | Kind::Agenda
             | Kind::Standing => {
                 let shared = Arc::clone(&self.shared);
                 tokio::spawn(async move {
@@ -235,6 +237,10 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
         let request = FeedRequest::decode(&body).map_err(|error| error.to_string())?;
         return Ok(remote::encode_answer(feed(shared, request).await));
     }
+    if kind == Kind::Agenda {
+        let request = agenda::Request::decode(&body).map_err(|error| error.to_string())?;
+        return Ok(agenda::encode_answer(agenda_of(shared, &request).await));
+    }
     if kind == Kind::Standing {
         let standing = hibernation::standing(shared, &body).await;
         return standing.map_err(|error| error.to_string());
@@ -300,6 +306,7 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
             | Kind::Rest
             | Kind::Standing
             | Kind::Ballot
+            | Kind::Agenda
             | Kind::Read
             | Kind::Feed => Err("not answered here".into()),
         };
@@ -357,6 +364,7 @@ fn group_of(kind: Kind, body: &Bytes) -> Result<GroupId, String> {
         | Kind::Level
         | Kind::Rest
         | Kind::Standing
+        | Kind::Agenda
         | Kind::Ballot => {
             return Err("not answered here".into());
         }
@@ -374,6 +382,17 @@ async fn read(group: &Arc<Group>, request: ReadRequest) -> Result<Messages, Read
             head: replica.tap.head(),
         }),
     }
+}
+
+async fn agenda_of(
+    shared: &Arc<Shared>,
+    request: &agenda::Request,
+) -> Result<agenda::Found, ReadError> {
+    let group = shared.group(GroupId(request.group));
+    group.touch();
+    open(&group, Asks::Client).await?;
+    let replica = group.caught_up(request.consistency()).await?;
+    agenda::find(&replica, &request.what)
 }
 
 async fn feed(shared: &Arc<Shared>, request: FeedRequest) -> Result<Messages, ReadError> {

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::agenda::Timers;
 use crate::api::Delivery;
 use crate::api::Executor;
 use crate::api::NodeOptions;
@@ -43,8 +44,7 @@ pub(crate) struct Shared {
     pub(crate) consensus: ConsensusOptions,
     pub(crate) store: Store,
     pub(crate) delivery: Arc<dyn Delivery>,
-    #[expect(dead_code, reason = "nothing is due before jobs are replicated")]
-    pub(crate) executor: Arc<dyn Executor>,
+    pub(crate) timers: Arc<Timers>,
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) draining: watch::Sender<bool>,
     /// Permits for elections that this node stands for.
@@ -93,7 +93,7 @@ impl Shared {
             consensus,
             store,
             delivery,
-            executor,
+            timers: Arc::new(Timers::new(executor)),
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             campaigns: Semaphore::new(failover::CAMPAIGNS_MAX),
@@ -215,6 +215,14 @@ impl Shared {
                 let leads = (view.leader == Some(node)).then_some(view.term);
                 if leads.is_some() && leads != led_term {
                     tracing::debug!(group = id.0, term = view.term, "leads a group");
+                    if let Some(shared) = shared.upgrade() {
+                        shared.timers.look(id);
+                    }
+                }
+                if view.leader.is_some_and(|leader| leader != node)
+                    && let Some(shared) = shared.upgrade()
+                {
+                    shared.timers.lost(id);
                 }
                 led_term = leads;
                 if !changes.changed().await {

@@ -76,17 +76,20 @@ pub(crate) fn restores_leaders() -> bool {
     LEADER_RESTORE.get()
 }
 
-pub(crate) fn wall_ms() -> u64 {
+/// Unix time in milliseconds, as no clock has gone wrong.
+pub fn true_ms() -> u64 {
     let elapsed = turmoil::sim_elapsed().unwrap_or_default();
-    let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    EPOCH_MS.saturating_add(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Unix time in milliseconds by the clock of the node on whose runtime this is called.
+pub(crate) fn wall_ms() -> u64 {
     let runtime = Handle::try_current().map(|handle| name(handle.id()));
     let ahead_ms = CLOCKS.with_borrow(|clocks| {
         let node = runtime.ok().and_then(|id| clocks.nodes.get(&id))?;
         clocks.ahead_ms.get(node).copied()
     });
-    EPOCH_MS
-        .saturating_add(elapsed_ms)
-        .saturating_add_signed(ahead_ms.unwrap_or(0))
+    true_ms().saturating_add_signed(ahead_ms.unwrap_or(0))
 }
 
 /// Runtimes have no order, so they go by name.

@@ -51,6 +51,22 @@ pub struct ChannelIds {
     pub channel: Uuid,
 }
 
+/// `{server}`, `{channel}` and `{job}` of the path.
+#[derive(Clone, Copy, Debug)]
+pub struct JobIds {
+    pub server: Uuid,
+    pub channel: Uuid,
+    pub job: Uuid,
+}
+
+/// `{server}`, `{channel}` and `{scheduled}` of the path.
+#[derive(Clone, Copy, Debug)]
+pub struct ScheduledIds {
+    pub server: Uuid,
+    pub channel: Uuid,
+    pub scheduled: Uuid,
+}
+
 /// `{channel}` of a path without a server.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelId(pub Uuid);
@@ -70,6 +86,30 @@ impl<S: Send + Sync> FromRequestParts<S> for ChannelIds {
         Ok(ChannelIds {
             server: path_id(parts, state, "server").await?,
             channel: path_id(parts, state, "channel").await?,
+        })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for JobIds {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Ok(JobIds {
+            server: path_id(parts, state, "server").await?,
+            channel: path_id(parts, state, "channel").await?,
+            job: path_id(parts, state, "job").await?,
+        })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ScheduledIds {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Ok(ScheduledIds {
+            server: path_id(parts, state, "server").await?,
+            channel: path_id(parts, state, "channel").await?,
+            scheduled: path_id(parts, state, "scheduled").await?,
         })
     }
 }

@@ -28,6 +28,7 @@ use super::problem::Problem;
 use super::problem::Subject;
 use super::query::Query;
 use super::query::QueryError;
+use super::scheduled;
 use crate::app::App;
 use crate::delivery::encode;
 use crate::delivery::encode::MessageView;
@@ -39,12 +40,14 @@ const LIMIT_MAX: usize = 1_000;
 /// How far the answering node had applied the channel.
 const ACCORD_SEQ: HeaderName = HeaderName::from_static("accord-seq");
 
-/// `{username,message}`, and what it answers to, if anything.
+/// `{username,message}`, and what it answers to and when, if that is said.
 #[derive(Debug, Deserialize)]
 pub struct Post {
     username: String,
     message: String,
     reply_to: Option<String>,
+    /// Not now, but at this time: Unix milliseconds.
+    deliver_at: Option<u64>,
 }
 
 pub async fn list(
@@ -91,21 +94,19 @@ pub async fn post(
         .await
         .map_err(|error| Problem::of_read(error, Subject::Channel))?;
     app.counters.messages_in.one();
-    let position = app
-        .node
-        .submit(
-            &channel,
-            Draft {
-                id: Uuid::now_v7(),
-                username: username.clone(),
-                body: body.clone(),
-                key,
-                expected_head,
-                reply_to,
-                call,
-            },
-        )
-        .await?;
+    let draft = Draft {
+        id: Uuid::now_v7(),
+        username: username.clone(),
+        body: body.clone(),
+        key,
+        expected_head,
+        reply_to,
+        call,
+    };
+    if let Some(deliver_at) = post.deliver_at {
+        return scheduled::post(&app, ids, &channel, draft, deliver_at).await;
+    }
+    let position = app.node.submit(&channel, draft).await?;
     // A repeated post gets the same answer as the first one, to the byte.
     let view = MessageView {
         id: position.id,

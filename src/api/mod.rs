@@ -9,11 +9,13 @@ mod cluster;
 mod events;
 pub mod extract;
 mod health;
+mod jobs;
 mod messages;
 mod metrics;
 mod paging;
 pub mod problem;
 pub mod query;
+mod scheduled;
 mod servers;
 
 use std::sync::Arc;
@@ -58,6 +60,22 @@ pub fn router(app: Arc<App>) -> Router {
             get(events::stream),
         )
         .route("/api/agents", get(agents::list))
+        .route(
+            "/api/servers/{server}/channels/{channel}/jobs",
+            get(jobs::list),
+        )
+        .route(
+            "/api/servers/{server}/channels/{channel}/jobs/{job}",
+            get(jobs::show).delete(jobs::cancel),
+        )
+        .route(
+            "/api/servers/{server}/channels/{channel}/scheduled",
+            get(scheduled::list),
+        )
+        .route(
+            "/api/servers/{server}/channels/{channel}/scheduled/{scheduled}",
+            get(scheduled::show).delete(scheduled::cancel),
+        )
         .route("/api/cluster", get(cluster::overview))
         .route("/api/cluster/channels/{channel}", get(cluster::channel))
         .route("/livez", get(health::live))

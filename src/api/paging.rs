@@ -37,10 +37,22 @@ impl PageQuery {
         page: &'a Page<T>,
         view: impl Fn(&'a T) -> V,
     ) -> Response {
+        self.answer_with(path, page, view, |next| next)
+    }
+
+    /// The same, for a list that is asked for with more than this: `with` adds it to the query of the
+    /// next page.
+    pub fn answer_with<'a, T, V: serde::Serialize>(
+        &self,
+        path: &str,
+        page: &'a Page<T>,
+        view: impl Fn(&'a T) -> V,
+        with: impl FnOnce(String) -> String,
+    ) -> Response {
         let views: Vec<V> = page.items.iter().map(view).collect();
         let mut response = json_of(&views);
         if let Some(next) = page.next {
-            link_next(&mut response, path, &self.next(next));
+            link_next(&mut response, path, &with(self.next(next)));
         }
         response
     }

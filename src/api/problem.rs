@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use accord_raft::CancelError;
 use accord_raft::ReadError;
 use accord_raft::WriteError;
 use accord_raft::names::NameError;
@@ -47,6 +48,9 @@ pub enum Kind {
     UnknownServer,
     UnknownChannel,
     Gone,
+    UnknownJob,
+    UnknownScheduled,
+    JobOver,
     MethodNotAllowed,
     TooSlow,
     HeadMismatch,
@@ -73,6 +77,13 @@ impl Kind {
             Kind::UnknownServer => ("unknown-server", StatusCode::NOT_FOUND, "No such server"),
             Kind::UnknownChannel => ("unknown-channel", StatusCode::NOT_FOUND, "No such channel"),
             Kind::Gone => ("gone", StatusCode::GONE, "No longer kept"),
+            Kind::UnknownJob => ("unknown-job", StatusCode::NOT_FOUND, "No such job"),
+            Kind::UnknownScheduled => (
+                "unknown-scheduled",
+                StatusCode::NOT_FOUND,
+                "No such scheduled message",
+            ),
+            Kind::JobOver => ("job-over", StatusCode::CONFLICT, "The job has ended"),
             Kind::MethodNotAllowed => (
                 "method-not-allowed",
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -188,6 +199,18 @@ impl Problem {
                 tracing::error!(%reason, "stored data could not be read");
                 Problem::new(Kind::StorageFailed, "The stored data could not be read.")
             }
+        }
+    }
+
+    /// Something that was still to come was not cancelled; `unknown` if there is no such thing.
+    pub fn of_cancel(error: CancelError, unknown: Problem) -> Problem {
+        match error {
+            CancelError::NotFound => unknown,
+            CancelError::Over => Problem::new(
+                Kind::JobOver,
+                "The job has ended, and its message is in the channel.",
+            ),
+            CancelError::Write(error) => error.into(),
         }
     }
 
@@ -497,6 +520,10 @@ mod tests {
         check(read(ReadError::Stopping), 503, true);
         check(read(ReadError::Storage(String::new())), 500, false);
         check(NameError::Blank.into(), 400, false);
+        let of_cancel = |error| Problem::of_cancel(error, Problem::new(Kind::UnknownJob, "Gone."));
+        check(of_cancel(CancelError::NotFound), 404, false);
+        check(of_cancel(CancelError::Over), 409, false);
+        check(of_cancel(WriteError::NoLeader.into()), 503, true);
         check(NameError::Agent.into(), 400, false);
         check(WriteError::TooManyJobs.into(), 429, true);
         check(WriteError::TooManyScheduled.into(), 429, true);

@@ -463,7 +463,7 @@ impl Shared {
         Ok(Change::unsynced(steps))
     }
 
-    fn plan_apply(
+    pub fn plan_apply(
         &self,
         mem: &mut Mem,
         applied: LogId,

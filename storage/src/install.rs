@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use crate::chunk::{Begun, Item, Progress};
+use crate::due::{DUE_KEY, DueChange};
 use crate::engine::{Family, Step};
 use crate::error::Error;
 use crate::group::{Change, Group, Mem, Shared, put_mark};
@@ -22,6 +23,8 @@ pub struct Install {
     shared: Arc<Shared>,
     generation: u32,
     progress: Progress,
+    /// The due time that came among the rows.
+    due_ms: Option<u64>,
     finished: bool,
 }
 
@@ -58,6 +61,7 @@ impl Group {
             shared: shared.clone(),
             generation,
             progress: Progress::default(),
+            due_ms: None,
             finished: false,
         })
     }
@@ -72,8 +76,9 @@ impl Install {
     /// may follow.
     pub fn chunk(&mut self, chunk: &[u8], done: Done) {
         match self.stage(chunk) {
-            Ok((steps, progress)) => {
+            Ok((steps, progress, due_ms)) => {
                 self.progress = progress;
+                self.due_ms = due_ms.or(self.due_ms);
                 self.shared.change(done, |_| Ok(Change::unsynced(steps)));
             }
             Err(detail) => done(Err(detail)),
@@ -89,13 +94,14 @@ impl Install {
     /// `done` is called when that is on the disk. From this call on the log
     /// state is that of the snapshot: purged up to `applied`, followed by the
     /// entries that were already held above it if the log agrees there. Rows
-    /// change when `done` is called. If the group has applied as much by other
+    /// change when `done` is called, and the group's place among due times, which is
+    /// at `due_before` by the rows that are replaced. If the group has applied as much by other
     /// means, the snapshot is discarded, which is no error.
     ///
     /// # Errors
     /// `done` gets [`Error::Chunk`] when chunks are missing or `applied` is
     /// another position; the snapshot is discarded then.
-    pub fn finish(mut self, applied: LogId, done: Done) {
+    pub fn finish(mut self, applied: LogId, due_before: Option<u64>, done: Done) {
         let shared = self.shared.clone();
         let mut finished = false;
         shared.change(done, |mem| {
@@ -109,7 +115,12 @@ impl Install {
             if mem.applied.is_some_and(|held| held.index >= applied.index) {
                 return Ok(Change::unsynced(Vec::new()));
             }
-            let change = self.plan_switch(mem, begun)?;
+            let mut change = self.plan_switch(mem, begun)?;
+            let due = DueChange {
+                was: due_before,
+                is: self.due_ms,
+            };
+            change.steps.extend(due.steps(shared.id));
             finished = true;
             Ok(change)
         });
@@ -117,7 +128,7 @@ impl Install {
     }
 
     /// Checks a chunk and turns it into rows of the staged generation.
-    fn stage(&self, chunk: &[u8]) -> Result<(Vec<Step>, Progress), Error> {
+    fn stage(&self, chunk: &[u8]) -> Result<(Vec<Step>, Progress, Option<u64>), Error> {
         let mut progress = self.progress.clone();
         let items = progress.accept(chunk).map_err(Error::Chunk)?;
         if self.progress.begun().is_none()
@@ -125,6 +136,11 @@ impl Install {
         {
             self.check_fit(begun)?;
         }
+        let due = items.iter().find_map(|item| match item {
+            Item::State { key, value } if *key == DUE_KEY => Some(records::decode_due(value)),
+            _ => None,
+        });
+        let due_ms = due.transpose().map_err(Error::Chunk)?;
         let (id, generation) = (self.shared.id, self.generation);
         let row = |table, key: &[u8], value: &[u8]| Step::Put {
             family: Family::Rows,
@@ -146,7 +162,7 @@ impl Install {
                 Item::Index { key, value } => Some(row(Table::Index, key, value)),
             })
             .collect();
-        Ok((steps, progress))
+        Ok((steps, progress, due_ms))
     }
 
     /// A snapshot for another replica would leave holes here.

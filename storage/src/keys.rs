@@ -8,6 +8,7 @@
 //! | family    | key                                         | value                     |
 //! |-----------|---------------------------------------------|---------------------------|
 //! | `default` | `format`, `cluster`, `node`, `identity`     | facts of the directory    |
+//! | `default` | `due/` due_ms u64, group u64                | a version: see [`crate::due`] |
 //! | `default` | `fact/` name                                | a fact set by the node    |
 //! | `log`     | group u64, generation u32, index u64        | [`crate::records`] entry  |
 //! | `rows`    | group u64, 1                                | meta                      |
@@ -27,10 +28,12 @@ pub const CLUSTER_FACT: &[u8] = b"cluster";
 pub const NODE_FACT: &[u8] = b"node";
 pub const IDENTITY_FACT: &[u8] = b"identity";
 const FACT_PREFIX: &[u8] = b"fact/";
+const DUE_PREFIX: &[u8; 4] = b"due/";
 
 /// Length of the group at the front of keys of `log` and `rows`.
 pub const GROUP_BYTES: usize = 8;
 const ENTRY_BYTES: usize = GROUP_BYTES + 4 + 8;
+const DUE_BYTES: usize = 4 + 8 + 8;
 const ROW_PREFIX_BYTES: usize = GROUP_BYTES + 1 + 4;
 
 const META: u8 = 1;
@@ -41,6 +44,22 @@ const INDEX: u8 = 17;
 
 pub fn fact(name: &str) -> Vec<u8> {
     [FACT_PREFIX, name.as_bytes()].concat()
+}
+
+pub fn due(due_ms: u64, group: GroupId) -> [u8; DUE_BYTES] {
+    let mut key = [0; DUE_BYTES];
+    key[..4].copy_from_slice(DUE_PREFIX);
+    key[4..12].copy_from_slice(&due_ms.to_be_bytes());
+    key[12..].copy_from_slice(&group.0.to_be_bytes());
+    key
+}
+
+/// The time and the group of a key made by [`due`]; none for any other bytes.
+pub fn parse_due(key: &[u8]) -> Option<(u64, GroupId)> {
+    let rest = key.strip_prefix(DUE_PREFIX)?;
+    let (due_ms, group) = rest.split_first_chunk()?;
+    let group = u64::from_be_bytes(group.try_into().ok()?);
+    Some((u64::from_be_bytes(*due_ms), GroupId(group)))
 }
 
 pub fn entry(group: GroupId, generation: u32, index: u64) -> [u8; ENTRY_BYTES] {
@@ -136,6 +155,8 @@ mod tests {
     fn the_format_is_what_is_on_disks_today() {
         let with = |rest: &[u8]| [&GROUP_HEX[..], rest].concat();
         assert_eq!(fact("peer/2"), b"fact/peer/2");
+        let due_then = [&b"due/\0\0\0\0\0\0\x01\x02"[..], &GROUP_HEX].concat();
+        assert_eq!(due(0x0102, GROUP).to_vec(), due_then);
         assert_eq!(
             entry(GROUP, 9, 0x0a0b).to_vec(),
             with(&[0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0x0a, 0x0b])
@@ -168,6 +189,15 @@ mod tests {
             let key = |(group, generation, index)| entry(GroupId(group), generation, index);
             prop_assert_eq!(key(a).cmp(&key(b)), a.cmp(&b));
             prop_assert_eq!(entry_index(&key(a)), Some(a.2));
+        }
+
+        #[test]
+        fn due_times_sort_by_time_and_then_group(a in any::<(u64, u64)>(), b in any::<(u64, u64)>()) {
+            let key = |(due_ms, group)| due(due_ms, GroupId(group));
+            prop_assert_eq!(key(a).cmp(&key(b)), a.cmp(&b));
+            prop_assert_eq!(parse_due(&key(a)), Some((a.0, GroupId(a.1))));
+            // Facts of the node lie elsewhere.
+            prop_assert!(key(a).as_slice() < FACT_PREFIX);
         }
 
         #[test]
@@ -207,6 +237,7 @@ mod tests {
         #[test]
         fn foreign_bytes_are_no_entry_key(bytes: Vec<u8>) {
             prop_assert_eq!(entry_index(&bytes).is_some(), bytes.len() == ENTRY_BYTES);
+            prop_assert_eq!(parse_due(&bytes), None);
         }
     }
 }

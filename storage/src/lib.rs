@@ -21,6 +21,7 @@ mod aside;
 mod chunk;
 mod codec;
 mod core;
+mod due;
 mod edge;
 #[cfg(not(feature = "sim"))]
 mod engine;
@@ -65,6 +66,7 @@ mod wal;
 mod writer;
 
 pub use aside::{Aside, set_aside};
+pub use due::{DUE_KEY, DueChange};
 pub use error::{Error, OpenError};
 pub use group::{Group, KEY_BYTES_MAX};
 pub use install::Install;

@@ -13,6 +13,8 @@ const ENTRY_HEADER_BYTES: usize = 1 + 8;
 const META_VERSION: u8 = 1;
 const VOTE_VERSION: u8 = 1;
 const MARK_VERSION: u8 = 1;
+/// Of a due time in a row, and of its place in the index, whose key says all.
+pub const DUE_VERSION: u8 = 1;
 
 /// What a group keeps besides its vote, its entries and its rows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -136,6 +138,15 @@ pub fn decode_vote(bytes: &[u8]) -> Result<Vote, String> {
     })
 }
 
+/// The record of when a group is due, Unix milliseconds.
+pub fn encode_due(due_ms: u64) -> Vec<u8> {
+    encode(DUE_VERSION, &due_ms)
+}
+
+pub fn decode_due(bytes: &[u8]) -> Result<u64, String> {
+    codec::decode_all(versioned(bytes, DUE_VERSION)?)
+}
+
 /// The record of how far a group has applied its log.
 pub fn encode_mark(mark: LogId) -> Vec<u8> {
     let record = MarkV1 {
@@ -218,6 +229,7 @@ mod tests {
         };
         assert_eq!(encode_vote(vote), [1, 251, 44, 1, 2, 1]);
         assert_eq!(encode_mark(LogId { term: 5, index: 6 }), [1, 5, 6]);
+        assert_eq!(encode_due(300), [1, 251, 44, 1]);
         assert_eq!(
             encode_meta(&some_meta()),
             [
@@ -284,6 +296,7 @@ mod tests {
             let vote = Vote { term: id.term, node, committed };
             prop_assert_eq!(decode_vote(&encode_vote(vote)), Ok(vote));
             prop_assert_eq!(decode_mark(&encode_mark(id)), Ok(id));
+            prop_assert_eq!(decode_due(&encode_due(node)), Ok(node));
             prop_assert_eq!(decode_meta(&encode_meta(&meta)), Ok(meta));
         }
 

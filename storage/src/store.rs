@@ -208,7 +208,7 @@ impl Store {
         &self.handle.threads
     }
 
-    fn core(&self) -> &Arc<Core> {
+    pub(crate) fn core(&self) -> &Arc<Core> {
         &self.handle.core
     }
 

@@ -38,6 +38,7 @@ mod reads;
 mod rejoin;
 mod restart;
 mod rich_socket;
+mod scheduled;
 mod sizes;
 mod snapshots;
 mod socket_survival;

@@ -59,6 +59,8 @@ pub enum RunError {
     World(#[from] WorldError),
     #[error("the run's channels could not be made: {0}")]
     Setup(String),
+    #[error("{0}")]
+    Request(String),
     #[error("{what}: {source}")]
     Io {
         what: String,

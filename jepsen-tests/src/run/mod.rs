@@ -1,7 +1,8 @@
 //! Runs: one *episode* is a cluster, a load, a plan of faults, the healing, the last look at every
 //! node, and the verdict. A *campaign* is many of them.
 //!
-//! Besides, what is measured rather than judged: write gaps, and what many channels cost.
+//! Besides, what is measured rather than judged: write gaps, what many channels cost, and how punctual
+//! scheduled messages are.
 
 pub mod artifacts;
 pub mod campaign;
@@ -10,6 +11,7 @@ pub mod ending;
 pub mod episode;
 pub mod gap;
 pub mod settings;
+pub mod timers;
 pub mod totals;
 
 use std::fmt;

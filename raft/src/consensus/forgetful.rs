@@ -50,6 +50,7 @@ use super::types::Vote;
 use super::types::stored_entry;
 use crate::machine::Committed;
 use crate::machine::Kind;
+use crate::machine::Outlook;
 use crate::transport::NodeId;
 
 const LEADER: NodeId = 1;
@@ -68,6 +69,8 @@ struct Nobody;
 impl Commits for Nobody {
     fn committed(&self, _: &Arc<Committed>) {}
     fn skipped(&self, _: u64) {}
+    fn outlook(&self, _: &Outlook) {}
+    fn cancelled(&self, _: &[[u8; 16]]) {}
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

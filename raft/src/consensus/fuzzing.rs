@@ -10,6 +10,7 @@ use super::decode_steady;
 use super::steady;
 use super::types;
 use super::wire;
+use crate::agenda;
 use crate::fuzzing::settles;
 use crate::group::submit::Submitted;
 use crate::hibernation;
@@ -90,6 +91,12 @@ pub fn peer_body(bytes: &[u8]) {
         19 => hibernation::fuzzing::levels(body),
         20 => hibernation::fuzzing::groups(body),
         21 => hibernation::fuzzing::standings(body),
+        22 => settles(body, agenda::Request::decode, |request| request.encode()),
+        23 => settles(
+            body,
+            |bytes| Ok::<_, ()>(agenda::decode_answer(bytes)),
+            agenda::encode_answer,
+        ),
         _ => {}
     }
 }
@@ -115,6 +122,7 @@ pub(crate) fn write_seeds() {
     use crate::api::GroupStatus;
     use crate::api::Messages;
     use crate::api::Range;
+    use crate::api::ReadError;
     use crate::fuzzing::corpus;
     use crate::machine::Message;
     use crate::machine::Outcome;
@@ -181,7 +189,7 @@ pub(crate) fn write_seeds() {
         last: storage::LogId { term: 2, index: 9 },
     };
     let [idle, levels, groups, standings] = hibernation::fuzzing::seeds();
-    let bodies: [(&str, Bytes); 22] = [
+    let bodies: [(&str, Bytes); 24] = [
         (
             "append",
             wire::encode_append(group, request).concat().into(),
@@ -290,6 +298,12 @@ pub(crate) fn write_seeds() {
         ("levels", levels),
         ("groups", groups),
         ("standings", standings),
+        (
+            "agenda",
+            agenda::Request::new(group, Consistency::Stale, agenda::What::Job { id: [7; 16] })
+                .encode(),
+        ),
+        ("no_agenda", agenda::encode_answer(Err(ReadError::NoLeader))),
     ];
     for (kind, (label, body)) in (0u8..).zip(bodies) {
         corpus::keep("peer_body", &[(label, [&[kind][..], &body].concat())]);

@@ -37,6 +37,7 @@ use super::wire;
 use crate::edge;
 use crate::machine::Kind;
 use crate::machine::Outcome;
+use crate::machine::Outlook;
 use crate::transport::NodeId;
 use crate::transport::Peer;
 
@@ -184,6 +185,11 @@ impl Consensus {
 
     pub(crate) fn computed_next(&self) -> &AtomicU64 {
         self.engine.published.computed_next()
+    }
+
+    /// What the group has yet to do, by rows that can be read here.
+    pub(crate) fn outlook(&self) -> Outlook {
+        self.engine.published.outlook()
     }
 
     pub(crate) fn group(&self) -> &storage::Group {

@@ -7,6 +7,8 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
@@ -38,6 +40,7 @@ use super::types::TypeConfig;
 use crate::machine::Committed;
 use crate::machine::Kind;
 use crate::machine::Machine;
+use crate::machine::Outlook;
 use crate::machine::Overlay;
 use crate::rows::GroupRows;
 
@@ -63,6 +66,7 @@ pub(crate) struct Published {
     progress: watch::Sender<Progress>,
     /// Entries below this index have been handed to [`Commits`]; their rows follow.
     computed_next: AtomicU64,
+    outlook: Mutex<Outlook>,
 }
 
 impl Published {
@@ -72,6 +76,15 @@ impl Published {
 
     pub(crate) fn computed_next(&self) -> &AtomicU64 {
         &self.computed_next
+    }
+
+    /// What the group has yet to do, by rows that can be read.
+    pub(crate) fn outlook(&self) -> Outlook {
+        *self.outlook.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_outlook(&self, outlook: Outlook) {
+        *self.outlook.lock().unwrap_or_else(PoisonError::into_inner) = outlook;
     }
 
     /// A state machine that is being replaced may be late with its last word, so only news count.
@@ -105,6 +118,11 @@ pub(crate) trait Commits: Send + Sync + 'static {
     fn committed(&self, batch: &Arc<Committed>);
     /// A snapshot brought the channel to `head`: what lies between was not handed over.
     fn skipped(&self, head: u64);
+    /// What the group has yet to do has changed, in rows that can be read; or there is something to do
+    /// in a group that was just opened.
+    fn outlook(&self, outlook: &Outlook);
+    /// These jobs will not be done.
+    fn cancelled(&self, jobs: &[[u8; 16]]);
 }
 
 /// One group's machine with its rows.
@@ -113,6 +131,10 @@ pub(crate) struct Applier {
     group: storage::Group,
     rows: GroupRows,
     machine: Machine,
+    /// By the rows that were handed to the store last.
+    outlook: Outlook,
+    /// Of the outlook that was told last.
+    told_revision: u64,
     membership: StoredMembership,
     commits: Arc<dyn Commits>,
     published: Arc<Published>,
@@ -130,11 +152,18 @@ impl Applier {
         let rows = GroupRows::new(group.clone());
         let machine = Machine::load(kind, &rows).map_err(io::Error::other)?;
         let membership = load_membership(&group)?;
+        let outlook = machine.outlook();
         published.publish(progress_of(&group, &machine));
+        published.set_outlook(outlook);
+        if outlook.due_ms.is_some() {
+            commits.outlook(&outlook);
+        }
         Ok(Applier {
             kind,
             rows,
             machine,
+            outlook,
+            told_revision: outlook.revision,
             membership,
             commits,
             published,
@@ -186,7 +215,13 @@ impl Applier {
         let mut writes = overlay.into_writes();
         writes.extend(extra);
         let (done, written) = completion();
-        self.group.apply(types::stored_log_id(&last), writes, done);
+        let due = storage::DueChange {
+            was: self.outlook.due_ms,
+            is: self.machine.outlook().due_ms,
+        };
+        self.outlook = self.machine.outlook();
+        self.group
+            .apply_with_due(types::stored_log_id(&last), writes, due, done);
         Ok(Some(written))
     }
 
@@ -203,15 +238,23 @@ impl Applier {
         if let Some(committed) = applied.committed {
             self.commits.committed(&Arc::new(committed));
         }
+        if !applied.cancelled.is_empty() {
+            self.commits.cancelled(&applied.cancelled);
+        }
         Ok(Reply {
             outcomes: applied.outcomes,
             parts: applied.parts,
         })
     }
 
-    pub(super) fn publish_progress(&self) {
+    pub(super) fn publish_progress(&mut self) {
         self.published
             .publish(progress_of(&self.group, &self.machine));
+        if self.told_revision != self.outlook.revision {
+            self.told_revision = self.outlook.revision;
+            self.published.set_outlook(self.outlook);
+            self.commits.outlook(&self.outlook);
+        }
     }
 
     fn view(&self) -> io::Result<Snapshot> {
@@ -296,9 +339,12 @@ impl RaftStateMachine<TypeConfig> for Applier {
             return Ok(());
         };
         let (done, written) = completion();
-        install.finish(types::stored_log_id(&last), done);
+        install.finish(types::stored_log_id(&last), self.outlook.due_ms, done);
         written.wait().await?;
         self.machine = Machine::load(self.kind, &self.rows).map_err(io::Error::other)?;
+        self.outlook = self.machine.outlook();
+        // Another machine counts from elsewhere, so this is news in any case.
+        self.told_revision = self.outlook.revision.wrapping_add(1);
         self.membership = meta.last_membership.clone();
         // Before the progress: whoever waited for it takes the head from there.
         self.commits

@@ -43,6 +43,7 @@ use super::types::stored_entry;
 use crate::machine::Batch;
 use crate::machine::Committed;
 use crate::machine::Kind;
+use crate::machine::Outlook;
 use crate::machine::Post;
 use crate::machine::SessionId;
 use crate::machine::channel::Command;
@@ -53,6 +54,8 @@ struct Nobody;
 impl Commits for Nobody {
     fn committed(&self, _: &Arc<Committed>) {}
     fn skipped(&self, _: u64) {}
+    fn outlook(&self, _: &Outlook) {}
+    fn cancelled(&self, _: &[[u8; 16]]) {}
 }
 
 /// Keeps a store's directory, and a neighbour that writes until this is dropped.
@@ -212,6 +215,10 @@ impl Commits for HeadFirst {
         let told = self.progress.get().unwrap().borrow().head;
         self.skips.lock().unwrap().push((head, told));
     }
+
+    fn outlook(&self, _: &Outlook) {}
+
+    fn cancelled(&self, _: &[[u8; 16]]) {}
 }
 
 /// A read waits for the progress and then takes the head, so the head must not come second. Found by

@@ -172,6 +172,11 @@ impl Group {
         self.recovered.store(true, Ordering::Release);
     }
 
+    /// What the directory says of it, if that is known here.
+    pub(crate) fn record(&self) -> Option<&Arc<Channel>> {
+        self.record.get()
+    }
+
     pub(crate) fn has_record(&self) -> bool {
         self.record.get().is_some()
     }
@@ -310,6 +315,7 @@ impl Group {
             Arc::clone(&shared.delivery),
             Arc::clone(&self.channel),
             heads,
+            (self.id, Arc::clone(&shared.timers)),
         ));
         let links = Arc::clone(shared);
         let consensus = Consensus::open(

@@ -6,12 +6,15 @@ use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 
+use accord_storage::GroupId;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::agenda::Timers;
 use crate::api::Delivery;
 use crate::consensus::Commits;
 use crate::machine::Committed;
+use crate::machine::Outlook;
 
 /// Batches kept for feeds that are a little behind, and the bytes of their bodies; what is older
 /// comes from the store.
@@ -24,6 +27,8 @@ pub(crate) struct Tap {
     /// replica is opened. Messages are delivered from then on; those up to [`Tap::head`], read after
     /// that, may not be.
     channel: Arc<OnceLock<Uuid>>,
+    group: GroupId,
+    timers: Arc<Timers>,
     recent: Mutex<Recent>,
     heads: Arc<watch::Sender<u64>>,
 }
@@ -65,10 +70,13 @@ impl Tap {
         delivery: Arc<dyn Delivery>,
         channel: Arc<OnceLock<Uuid>>,
         heads: Arc<watch::Sender<u64>>,
+        (group, timers): (GroupId, Arc<Timers>),
     ) -> Self {
         Tap {
             delivery,
             channel,
+            group,
+            timers,
             recent: Mutex::default(),
             heads,
         }
@@ -125,6 +133,14 @@ impl Commits for Tap {
         }
         self.heads.send_replace(head);
     }
+
+    fn outlook(&self, outlook: &Outlook) {
+        self.timers.note(self.group, outlook.due_ms);
+    }
+
+    fn cancelled(&self, jobs: &[[u8; 16]]) {
+        self.timers.cancelled(self.group, jobs);
+    }
 }
 
 pub(crate) fn last_seq(batch: &Committed) -> u64 {
@@ -134,6 +150,7 @@ pub(crate) fn last_seq(batch: &Committed) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::NoExecutor;
     use crate::machine::Message;
     use crate::machine::Text;
 
@@ -178,7 +195,8 @@ mod tests {
         let (ear, channel) = (Arc::new(Ear::default()), Arc::new(OnceLock::new()));
         let heads = Arc::new(watch::Sender::new(0));
         let delivery = Arc::clone(&ear) as Arc<dyn Delivery>;
-        let tap = Tap::new(delivery, Arc::clone(&channel), heads);
+        let timers = (GroupId(1), Arc::new(Timers::new(Arc::new(NoExecutor))));
+        let tap = Tap::new(delivery, Arc::clone(&channel), heads, timers);
         tap.committed(&batch(1, 1));
         channel.set(Uuid::from_u128(7)).unwrap();
         // Nobody has told the tap: a replica that opens knows it before it applies anything.

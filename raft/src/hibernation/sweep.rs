@@ -22,6 +22,7 @@ use super::rouse;
 use super::wire;
 use super::wire::Idle;
 use super::wire::Levelness;
+use crate::clock;
 use crate::group::DIRECTORY;
 use crate::group::Group;
 use crate::group::Replica;
@@ -64,6 +65,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             shared: &shared,
             rules: &rules,
             now_ms: shared.now_ms(),
+            wall_ms: clock::now_ms(),
             pressed_ms: pressure(&shared),
         };
         sweep.run().await;
@@ -98,6 +100,8 @@ struct Sweep<'a> {
     shared: &'a Arc<Shared>,
     rules: &'a Rules,
     now_ms: u64,
+    /// What scheduled messages and jobs go by.
+    wall_ms: u64,
     pressed_ms: u64,
 }
 
@@ -164,13 +168,28 @@ impl Sweep<'_> {
                 _ => Role::Leaderless { silent },
             },
         };
+        let pressed = group.used_ms() < self.pressed_ms;
         let facts = Facts {
             idle: since(group.used_ms()),
-            quiet: group.is_quiet(),
-            pressed: group.used_ms() < self.pressed_ms,
+            quiet: group.is_quiet() && (pressed || !self.is_awaited(group)),
+            pressed,
             role,
         };
         decide(self.rules, &facts)
+    }
+
+    /// Whether there is something to do for the leader before the group would have slept for long. What
+    /// nobody has done for as long as that may wait asleep: its time is in the index.
+    fn is_awaited(&self, group: &Group) -> bool {
+        let leading = group
+            .open_replica()
+            .filter(|replica| replica.consensus.is_in_office());
+        leading.is_some_and(|replica| {
+            let outlook = replica.consensus.outlook();
+            let idle_ms = u64::try_from(self.rules.idle.as_millis()).unwrap_or(u64::MAX);
+            let is_near = |due_ms: u64| due_ms.abs_diff(self.wall_ms) < idle_ms;
+            outlook.runs || outlook.due_ms.is_some_and(is_near)
+        })
     }
 
     /// Whether all followers that are up have all of the leader's log. One that was down when they

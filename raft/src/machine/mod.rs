@@ -45,7 +45,7 @@ pub use batch::{
     BATCH_BYTES_MAX, BATCH_HEADER_BYTES, Batch, BatchBuilder, COMMANDS_PER_BATCH_MAX,
     PART_LENGTH_BYTES, PARTS_MAX,
 };
-pub use channel::{ChannelMachine, Committed, IndexRow, Message, Post};
+pub use channel::{ChannelMachine, Committed, IndexRow, Message, Outlook, Post};
 pub use codec::DecodeError;
 pub use directory::{Channel, DirectoryMachine, Node, Server};
 pub use outcome::{Outcome, decode_outcomes, encode_outcomes};
@@ -124,6 +124,8 @@ pub struct Applied {
     pub parts: Vec<PartOutcomes>,
     /// The messages that became part of the channel, if any.
     pub committed: Option<Committed>,
+    /// The jobs that were cancelled, if any: whoever runs them is to stop.
+    pub cancelled: Vec<[u8; 16]>,
 }
 
 /// Which outcomes belong to a part.
@@ -152,6 +154,7 @@ impl Applied {
                 slots: 0..1,
             }],
             committed: None,
+            cancelled: Vec::new(),
         }
     }
 }
@@ -201,6 +204,15 @@ impl Machine {
         match self {
             Self::Directory(machine) => machine.apply(overlay, payload),
             Self::Channel(machine) => machine.apply(overlay, log_index, payload),
+        }
+    }
+
+    /// What the group has yet to do.
+    #[must_use]
+    pub fn outlook(&self) -> Outlook {
+        match self {
+            Self::Directory(_) => Outlook::default(),
+            Self::Channel(machine) => machine.outlook(),
         }
     }
 }

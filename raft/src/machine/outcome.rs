@@ -68,6 +68,25 @@ pub enum Outcome {
     /// that one bad part cannot block the session for ever; unless the session
     /// would be that of one node too many, and is not opened.
     Malformed,
+    /// The message is down for later, or was.
+    Scheduled {
+        /// Its id: that of the first one if this one repeats it.
+        id: [u8; 16],
+        /// When it is due, in Unix milliseconds of the channel's clock.
+        due_ms: u64,
+        /// Whether an earlier command had put it there.
+        repeated: bool,
+    },
+    /// Nothing was done: there is no such job or scheduled message, or no longer.
+    NotFound,
+    /// Nothing was done: the job has ended, or another attempt has begun.
+    Superseded,
+    /// Not delivered: it is not time yet.
+    NotDue,
+    /// Not posted: as many jobs have not ended as there may be.
+    TooManyJobs,
+    /// Not scheduled: as many messages wait as may.
+    TooManyScheduled,
 }
 
 /// Encodes outcomes, at most those of one part
@@ -129,6 +148,18 @@ mod tests {
             any::<u64>().prop_map(|next| Outcome::OutOfTurn { next }),
             any::<u128>().prop_map(|newest| Outcome::SessionUnknown { newest }),
             Just(Outcome::Malformed),
+            (any::<u64>(), any::<[u8; 16]>(), any::<bool>()).prop_map(|(due_ms, id, repeated)| {
+                Outcome::Scheduled {
+                    id,
+                    due_ms,
+                    repeated,
+                }
+            }),
+            Just(Outcome::NotFound),
+            Just(Outcome::Superseded),
+            Just(Outcome::NotDue),
+            Just(Outcome::TooManyJobs),
+            Just(Outcome::TooManyScheduled),
         ]
     }
 
@@ -179,6 +210,17 @@ mod tests {
         check(Outcome::OutOfTurn { next: 2 }, &[9, 2]);
         check(Outcome::SessionUnknown { newest: 300 }, &[10, 251, 44, 1]);
         check(Outcome::Malformed, &[11]);
+        let scheduled = Outcome::Scheduled {
+            id,
+            due_ms: 300,
+            repeated: true,
+        };
+        check(scheduled, &[&[12][..], &id, &[251, 44, 1, 1]].concat());
+        check(Outcome::NotFound, &[13]);
+        check(Outcome::Superseded, &[14]);
+        check(Outcome::NotDue, &[15]);
+        check(Outcome::TooManyJobs, &[16]);
+        check(Outcome::TooManyScheduled, &[17]);
     }
 
     #[test]

@@ -143,6 +143,7 @@ impl Sessions {
             outcomes,
             parts,
             committed: None,
+            cancelled: Vec::new(),
         })
     }
 

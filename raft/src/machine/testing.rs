@@ -6,6 +6,8 @@ use std::ops::Bound;
 use accord_storage::{Order, Table, Write};
 use bytes::Bytes;
 
+#[cfg(test)]
+use super::Outlook;
 use super::overlay::is_empty_range;
 use super::{Applied, Kind, Machine, Overlay, Row, View, ViewError, digest};
 
@@ -117,6 +119,11 @@ impl Replicas {
         self.applied
     }
 
+    #[cfg(test)]
+    pub(crate) fn outlook(&self) -> Outlook {
+        self.steady.0.outlook()
+    }
+
     /// A replica begins now, from a snapshot.
     pub(crate) fn join(&mut self) {
         let rows = self.steady.1.clone();
@@ -134,6 +141,8 @@ impl Replicas {
             std::mem::take(&mut self.forgetful),
         );
         assert_eq!(apply(&mut loaded, index, payload), applied);
+        let seen = |machine: &Machine| (machine.outlook().due_ms, machine.outlook().runs);
+        assert_eq!(seen(&loaded.0), seen(&self.steady.0));
         self.forgetful = loaded.1;
         assert_eq!(self.forgetful, self.steady.1);
 

@@ -9,6 +9,7 @@ use accord_raft::Node;
 use accord_raft::NodeId;
 use accord_raft::machine::Batch;
 use accord_raft::machine::Committed;
+use accord_raft::machine::Message;
 use accord_raft::machine::channel::Command;
 use accord_raft::sim::Probe;
 use accord_storage::GroupId;
@@ -44,6 +45,18 @@ pub enum Told {
     Skipped { group: u64, head: u64 },
 }
 
+/// What clients have asked of a channel for later, and what came of it. Messages that were acknowledged
+/// are looked for by what they are about.
+#[derive(Default)]
+struct Agenda {
+    /// Commands that are in the channel, or will be, and that nobody has cancelled.
+    commands: BTreeSet<[u8; 16]>,
+    /// Scheduled messages that nobody has cancelled, and their times.
+    scheduled: BTreeMap<[u8; 16], u64>,
+    /// Where each command was answered.
+    replies: BTreeMap<[u8; 16], u64>,
+}
+
 /// The committed log of one group, as the first replica to apply each entry had it.
 #[derive(Default)]
 struct Log {
@@ -57,6 +70,7 @@ struct Log {
     seqs: BTreeMap<u64, ([u8; 16], u64)>,
     ids: BTreeMap<[u8; 16], u64>,
     acknowledged: BTreeMap<u64, u64>,
+    agenda: Agenda,
     /// Newest seq that a reader has to see: acknowledged, or read before.
     floor: u64,
 }
@@ -100,6 +114,8 @@ pub struct Coverage {
     pub entries: u64,
     pub snapshots: u64,
     pub digests: u64,
+    pub scheduled: u64,
+    pub replies: u64,
 }
 
 pub struct Checker {
@@ -232,7 +248,101 @@ impl Checker {
         if let Told::Committed { group, batch } = told {
             for message in &batch.messages {
                 self.shown(group, message.seq, message.id, message.timestamp_ms);
+                self.answers(group, message);
+                self.is_in_time(group, message);
             }
+        }
+    }
+
+    /// A client was told that its message is a command and has its place, or will be one.
+    pub fn commanded(&mut self, group: u64, id: [u8; 16]) {
+        self.logs
+            .entry(group)
+            .or_default()
+            .agenda
+            .commands
+            .insert(id);
+    }
+
+    /// A client was told that its message comes later.
+    pub fn scheduled(&mut self, group: u64, id: [u8; 16], deliver_at_ms: u64) {
+        self.coverage.scheduled += 1;
+        let agenda = &mut self.logs.entry(group).or_default().agenda;
+        agenda.scheduled.insert(id, deliver_at_ms);
+    }
+
+    /// A client wants a command or a scheduled message no more: whether it is in time is open.
+    pub fn cancelled(&mut self, group: u64, id: [u8; 16]) {
+        let agenda = &mut self.logs.entry(group).or_default().agenda;
+        agenda.commands.remove(&id);
+        agenda.scheduled.remove(&id);
+    }
+
+    /// Any command or scheduled message that a client may cancel.
+    pub fn pending(&self, group: u64) -> Vec<[u8; 16]> {
+        let Some(log) = self.logs.get(&group) else {
+            return Vec::new();
+        };
+        let Agenda {
+            commands,
+            scheduled,
+            replies,
+        } = &log.agenda;
+        let commands = commands.iter().filter(|id| !replies.contains_key(*id));
+        let scheduled = scheduled.keys().filter(|id| !log.ids.contains_key(*id));
+        commands.chain(scheduled).copied().collect()
+    }
+
+    /// A scheduled message that has not come, or a command that has no answer.
+    pub fn unserved(&self) -> Option<String> {
+        self.logs.iter().find_map(|(group, log)| {
+            let late = log.agenda.scheduled.iter();
+            let mut late = late.filter(|(id, _)| !log.ids.contains_key(*id));
+            if let Some((id, at)) = late.next() {
+                return Some(format!(
+                    "message {id:x?} of group {group} was due at {at} and has not come"
+                ));
+            }
+            let mut open = log.agenda.commands.iter();
+            let open = open.find(|id| !log.agenda.replies.contains_key(*id))?;
+            Some(format!("command {open:x?} of group {group} has no answer"))
+        })
+    }
+
+    /// A reply is about a command, and the only one.
+    fn answers(&mut self, group: u64, message: &Message) {
+        if message.agent.is_none() {
+            return;
+        }
+        let log = self.logs.entry(group).or_default();
+        let Some(command) = message.reply_to.filter(|id| log.ids.contains_key(id)) else {
+            return self.violation(format!(
+                "the reply at {} of group {group} is about no message",
+                message.seq
+            ));
+        };
+        let first = *log.agenda.replies.entry(command).or_insert(message.seq);
+        self.coverage.replies = self
+            .logs
+            .values()
+            .map(|log| log.agenda.replies.len() as u64)
+            .sum();
+        if first != message.seq {
+            self.violation(format!(
+                "a command of group {group} was answered at {first} and at {}",
+                message.seq
+            ));
+        }
+    }
+
+    fn is_in_time(&mut self, group: u64, message: &Message) {
+        let log = self.logs.entry(group).or_default();
+        let due_ms = log.agenda.scheduled.get(&message.id).copied();
+        if due_ms.is_some_and(|due_ms| message.timestamp_ms < due_ms) {
+            self.violation(format!(
+                "message {} of group {group} came before its time",
+                message.seq
+            ));
         }
     }
 
@@ -556,6 +666,6 @@ fn messages_of(group: u64, payload: &[u8]) -> Vec<[u8; 16]> {
     let commands = batch.parts().iter().filter_map(|part| part.commands());
     commands
         .flat_map(|commands: Vec<Command<'_>>| commands)
-        .map(|Command::Post(post)| post.id)
+        .filter_map(|command| command.message_id())
         .collect()
 }

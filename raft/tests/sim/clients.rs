@@ -4,12 +4,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use accord_raft::Call;
 use accord_raft::Channel;
 use accord_raft::Consistency;
 use accord_raft::Draft;
 use accord_raft::Node;
 use accord_raft::Range;
 use accord_raft::WriteError;
+use accord_raft::names::AgentName;
 use accord_raft::names::ChannelName;
 use accord_raft::names::IdempotencyKey;
 use accord_raft::names::MessageBody;
@@ -25,6 +27,8 @@ use crate::world::Common;
 /// Between two looks for new channels, and between two reads of one that is watched.
 const LOOK_EVERY_MS: u64 = 120;
 const LIMIT_MAX: u64 = 30;
+/// How far ahead messages are scheduled.
+const AHEAD_MS_MAX: u64 = 15_000;
 const BODY_BYTES_MAX: usize = 4_096;
 /// Requests with one key until the client gives up.
 const TRIES_MAX: usize = 3;
@@ -46,7 +50,10 @@ pub async fn run(common: Rc<Common>, node: Node, client: u64) {
         let Some(channel) = channels.get(below(channels.len())) else {
             continue;
         };
-        match random() % 10 {
+        match random() % 13 {
+            10 => command(&common, &node, channel).await,
+            11 => schedule(&common, &node, channel).await,
+            12 => cancel(&common, &node, channel).await,
             0..5 => post(&common, &node, channel, None).await,
             5 => post_with_key(&common, &node, channel).await,
             6 | 7 => head(&common, &node, channel).await,
@@ -162,6 +169,70 @@ async fn post_with_key(common: &Common, node: &Node, channel: &Arc<Channel>) {
         if send(common, node, channel, draft.clone()).await {
             return;
         }
+    }
+}
+
+/// Sends a command, which an agent is to answer.
+async fn command(common: &Common, node: &Node, channel: &Arc<Channel>) {
+    let draft = Draft {
+        call: Some(call()),
+        ..draft(None)
+    };
+    let id = draft.id.into_bytes();
+    if send(common, node, channel, draft).await {
+        common.checker.borrow_mut().commanded(channel.group, id);
+    }
+}
+
+fn call() -> Call {
+    Call {
+        agent: AgentName::parse("ask").expect("letters are a name"),
+        attempts_max: 3,
+    }
+}
+
+/// Schedules a message, under a key or without, that is a command or not.
+async fn schedule(common: &Common, node: &Node, channel: &Arc<Channel>) {
+    let key =
+        IdempotencyKey::parse(format!("s{}", random())).expect("letters and digits are a key");
+    let draft = Draft {
+        call: random().is_multiple_of(2).then(call),
+        ..draft(random().is_multiple_of(2).then_some(key))
+    };
+    let at_ms = accord_raft::sim::true_ms() + random() % AHEAD_MS_MAX;
+    let (id, is_command) = (draft.id.into_bytes(), draft.call.is_some());
+    let is_keyed = draft.key.is_some();
+    for _ in 0..TRIES_MAX {
+        match node.schedule(channel, draft.clone(), at_ms).await {
+            Ok(made) => {
+                let mut checker = common.checker.borrow_mut();
+                if made.id.into_bytes() != id || made.deliver_at_ms != at_ms {
+                    checker.violation(format!("{made:?} is the answer to {id:x?} at {at_ms}"));
+                }
+                checker.scheduled(channel.group, id, at_ms);
+                if is_command {
+                    checker.commanded(channel.group, id);
+                }
+                return;
+            }
+            Err(_) if is_keyed => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Cancels something that is to come.
+async fn cancel(common: &Common, node: &Node, channel: &Arc<Channel>) {
+    let pending = common.checker.borrow().pending(channel.group);
+    let Some(id) = pending.get(below(pending.len().max(1))).copied() else {
+        return;
+    };
+    // Before it is asked: whether it is in time is not known to us.
+    common.checker.borrow_mut().cancelled(channel.group, id);
+    let id = Uuid::from_bytes(id);
+    match random() % 2 {
+        0 => drop(node.cancel_job(channel, id).await),
+        _ => drop(node.unschedule(channel, id).await),
     }
 }
 

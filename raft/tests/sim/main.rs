@@ -4,6 +4,7 @@
 #[cfg(not(tokio_unstable))]
 compile_error!("the simulation seeds tokio's own dice: build it with `make sim`");
 
+mod agents;
 mod asleep;
 mod check;
 mod clients;

@@ -18,6 +18,9 @@ use crate::world::World;
 const TROUBLE_MS: u64 = 30_000;
 /// How long a healed cluster may take to serve again and to become even.
 const RECOVERY_MS_MAX: u64 = 60_000;
+/// How long what was left to do may take: the furthest time ahead, an attempt or two, and the pause of
+/// whoever looks again.
+const SERVED_MS_MAX: u64 = 120_000;
 /// Writes that must succeed once everything is healed.
 const WRITES_AFTER: u64 = 20;
 
@@ -45,11 +48,13 @@ impl fmt::Display for Outcome {
             entries,
             snapshots,
             digests,
+            scheduled,
+            replies,
         } = self.coverage;
         write!(
             f,
             "{acknowledged} writes acknowledged, {unknown} unknown, {refused} refused; {reads} reads; \
-             {entries} entries; {leaders} leaders; {snapshots} snapshots; {digests} states compared; \
+             {entries} entries; {leaders} leaders; {snapshots} snapshots; {digests} states compared; {scheduled} messages scheduled, {replies} commands answered; \
              {} faults; {} batches lost; {} replicas woken, {} put to sleep; {} events, trace {:016x}; {} ms in {} ms",
             self.faults,
             self.lost_batches,
@@ -126,6 +131,9 @@ fn storm(shape: Shape) -> Result<Outcome, String> {
         world.common.checker.borrow().coverage.acknowledged >= written + WRITES_AFTER
     })?;
     world.quieten(&all);
+    world.until("all that is due is done", SERVED_MS_MAX, |world| {
+        world.common.checker.borrow().unserved().is_none()
+    })?;
     world.until("all replicas are even", RECOVERY_MS_MAX, |world| {
         world.is_even()
     })?;

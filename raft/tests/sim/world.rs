@@ -15,9 +15,9 @@ use std::time::SystemTime;
 
 use accord_raft::Channel;
 use accord_raft::Delivery;
+use accord_raft::Executor;
 use accord_raft::Hibernation;
 use accord_raft::Member;
-use accord_raft::NoExecutor;
 use accord_raft::Node;
 use accord_raft::NodeId;
 use accord_raft::NodeOptions;
@@ -33,6 +33,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::agents;
+use crate::agents::Agent;
 use crate::check::Checker;
 use crate::check::Told;
 use crate::clients;
@@ -535,16 +537,14 @@ async fn host(common: Rc<Common>, id: NodeId) -> turmoil::Result {
     };
     let leave = Rc::new(Notify::new());
     common.leave.borrow_mut().insert(id, Rc::clone(&leave));
-    let node = Node::start(
-        options(common.shape, id),
-        Arc::new(ear),
-        Arc::new(NoExecutor),
-    )
-    .await?;
+    let agent = Arc::new(Agent::default());
+    let executor = Arc::clone(&agent) as Arc<dyn Executor>;
+    let node = Node::start(options(common.shape, id), Arc::new(ear), executor).await?;
     common.nodes.borrow_mut().insert(id, node.clone());
     for client in 0..common.shape.clients_per_node {
         tokio::task::spawn_local(clients::run(Rc::clone(&common), node.clone(), client));
     }
+    tokio::task::spawn_local(agents::run(node.clone(), agent));
     tokio::task::spawn_local(clients::listen(Rc::clone(&common), node.clone()));
     tokio::task::spawn_local(clients::watch(Rc::clone(&common), node.clone()));
     leave.notified().await;

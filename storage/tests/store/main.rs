@@ -3,6 +3,7 @@
 
 mod copy;
 mod crash;
+mod due;
 mod groups;
 mod model;
 mod opening;

@@ -281,7 +281,7 @@ impl World {
                 if abandon {
                     return;
                 }
-                install.finish(covered, fine());
+                install.finish(covered, None, fine());
                 if covered.index < model.applied {
                     return;
                 }

@@ -101,7 +101,7 @@ fn copy(from: &Place, to: &Place) -> usize {
     let mut install = to.group.install().unwrap();
     stage(&mut install, &chunks);
     let applied = from.group.applied().unwrap();
-    wait(|done| install.finish(applied, done)).unwrap();
+    wait(|done| install.finish(applied, None, done)).unwrap();
     chunks.iter().map(Bytes::len).sum()
 }
 
@@ -252,7 +252,7 @@ fn a_snapshot_is_of_one_moment() {
     for chunk in snapshot.chunks(Have::default(), 500) {
         wait(|done| install.chunk(&chunk.unwrap(), done)).unwrap();
     }
-    wait(|done| install.finish(id(1, 19), done)).unwrap();
+    wait(|done| install.finish(id(1, 19), None, done)).unwrap();
     assert_eq!(follower.seen(), before);
 }
 
@@ -275,7 +275,7 @@ fn wrong_chunks_are_refused_and_the_right_one_may_follow() {
         }
         wait(|done| install.chunk(chunk, done)).unwrap();
     }
-    wait(|done| install.finish(id(1, 19), done)).unwrap();
+    wait(|done| install.finish(id(1, 19), None, done)).unwrap();
     assert_eq!(follower.seen(), leader.seen());
 }
 
@@ -287,7 +287,7 @@ fn an_unfinished_or_misnamed_snapshot_is_not_switched_to() {
     for (staged, applied) in [(chunks.len() - 1, id(1, 19)), (chunks.len(), id(1, 18))] {
         let mut install = follower.group.install().unwrap();
         stage(&mut install, &chunks[..staged]);
-        let refused = wait(|done| install.finish(applied, done));
+        let refused = wait(|done| install.finish(applied, None, done));
         assert!(matches!(refused, Err(Error::Chunk(_))), "{refused:?}");
         assert!(follower.group.is_pristine());
     }
@@ -324,7 +324,7 @@ fn a_snapshot_of_what_is_applied_already_changes_nothing() {
     let before = follower.seen();
     let mut install = follower.group.install().unwrap();
     stage(&mut install, &late);
-    wait(|done| install.finish(id(1, 9), done)).unwrap();
+    wait(|done| install.finish(id(1, 9), None, done)).unwrap();
     assert_eq!(follower.seen(), before);
     assert_eq!(follower.group.log_state().purged, None);
     leader.grow(1, 10..11);
@@ -344,7 +344,7 @@ fn applying_goes_on_during_an_install() {
     stage(&mut install, &chunks[..half]);
     follower.grow(1, 5..10);
     stage(&mut install, &chunks[half..]);
-    wait(|done| install.finish(id(1, 29), done)).unwrap();
+    wait(|done| install.finish(id(1, 29), None, done)).unwrap();
     assert_eq!(follower.seen(), leader.seen());
     let follower = follower.reopened();
     assert_eq!(follower.seen(), leader.seen());

@@ -10,7 +10,8 @@ use accord_storage::{Order, Table};
 use bincode::{Decode, Encode};
 use bytes::Bytes;
 
-use super::{Command, Committed, Head, Message, Post, is_accepted, keys, message};
+use super::command::{Command, Content};
+use super::{Committed, Head, Message, is_accepted, keys, message};
 use crate::machine::batch::Batch;
 use crate::machine::{DecodeError, MachineError, Outcome, Row, View, codec};
 
@@ -156,7 +157,7 @@ fn read_messages(first_seq: u64, row: &IndexRow, payload: &Bytes) -> Option<Vec<
     let mut head = Head {
         seq: first_seq.checked_sub(1)?,
         clock_ms: row.timestamp_ms,
-        oldest_key: None,
+        ..Head::default()
     };
     let mut first_slot = 0;
     for part in batch.parts() {
@@ -167,18 +168,17 @@ fn read_messages(first_seq: u64, row: &IndexRow, payload: &Bytes) -> Option<Vec<
             continue;
         }
         for (slot, command) in slots.zip(part.commands::<Command<'_>>()?) {
-            let Command::Post(post): Command<'_> = command;
             if row.accepted.has(slot) {
-                messages.push(next_message(payload, &mut head, &post)?);
+                messages.push(next_message(payload, &mut head, &command.content()?)?);
             }
         }
     }
     Some(messages)
 }
 
-fn next_message(payload: &Bytes, head: &mut Head, post: &Post<'_>) -> Option<Message> {
+fn next_message(payload: &Bytes, head: &mut Head, content: &Content<'_>) -> Option<Message> {
     head.seq = head.seq.checked_add(1)?;
-    Some(message(payload, head, post))
+    Some(message(payload, head, content))
 }
 
 fn decode_rows(rows: Vec<Row>) -> Result<Vec<(u64, IndexRow)>, MachineError> {

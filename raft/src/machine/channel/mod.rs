@@ -2,8 +2,9 @@
 //!
 //! Bodies stay in the log, where the entry that brought them is; the rows say
 //! which entry holds which messages. `Table::Index` has one [`IndexRow`] for
-//! each batch that brought messages, `Table::State` the head, the sessions, and
-//! the idempotency keys that are remembered.
+//! each batch that brought messages, `Table::State` the head, the sessions, the
+//! idempotency keys that are remembered, and the agenda: jobs and messages for
+//! later.
 //!
 //! Invariants:
 //! - The messages of a channel have seq 1, 2, 3 … in log order, without gaps,
@@ -12,6 +13,9 @@
 //! - [`committed`] gives from an index row and its entry exactly the messages
 //!   that applying that entry gave.
 
+mod agenda;
+mod command;
+mod decide;
 mod history;
 mod keys;
 #[cfg(test)]
@@ -19,49 +23,34 @@ mod tests;
 mod window;
 
 use accord_storage::Table;
-use bincode::{BorrowDecode, Decode, Encode};
+use bincode::{Decode, Encode};
 use bytes::Bytes;
 
 use super::batch::Batch;
 use super::session::Sessions;
 use super::text::Text;
-use super::{Applied, MachineError, Outcome, Overlay, View, codec};
+use super::{Applied, DecodeError, MachineError, Outcome, Overlay, View, codec};
 
+use agenda::Agenda;
+use command::Content;
+
+pub use agenda::{
+    CallRow, JOBS_ENDED_AGE_MS_MAX, JOBS_ENDED_MAX, JOBS_LIVE_MAX, JobRow, Outlook,
+    REASON_BYTES_MAX, SCHEDULED_MAX, ScheduledRow, Stage, first_scheduled, job, jobs, scheduled,
+    scheduled_after, scheduled_until,
+};
+pub use command::{Call, Claim, Command, Deliver, Post, Reply, Schedule};
 pub use history::{Accepted, IndexRow, committed, index_at, index_from, index_up_to};
 #[cfg(feature = "planted-bugs")]
 pub(crate) use keys::is_remembered_key;
 pub use window::{KEY_AGE_MS_MAX, KEY_MESSAGES_MAX};
 
 const HEAD_VERSION: u8 = 1;
-
-/// What can be asked of a channel. New kinds are added at the end, because the
-/// position is what is encoded.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
-pub enum Command<'a> {
-    /// Add a message.
-    Post(Post<'a>),
-}
-
-/// A message to be added. The edge has checked its texts; the machine takes any.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct Post<'a> {
-    /// The id that the message gets, minted by whoever asks.
-    pub id: [u8; 16],
-    /// Who writes it.
-    pub username: &'a str,
-    /// The message itself.
-    pub body: &'a str,
-    /// Do this once only: the same key from the same user gives the same
-    /// message while the key is remembered.
-    pub key: Option<&'a str>,
-    /// Refuse unless the last message has this seq.
-    pub expected_head: Option<u64>,
-    /// Id of the message that this one answers.
-    pub reply_to: Option<[u8; 16]>,
-}
+/// Counts jobs and scheduled messages as well.
+const BUSY_HEAD_VERSION: u8 = 2;
 
 /// Where the channel stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Head {
     /// Seq of the last message, 0 before the first.
     pub seq: u64,
@@ -70,6 +59,46 @@ pub struct Head {
     /// Not after the oldest key that has rows: seq and timestamp of its message.
     /// Saves looking for keys to forget when there are none.
     oldest_key: Option<(u64, u64)>,
+    /// Jobs that have rows, ended ones too.
+    jobs: u32,
+    /// Messages that are scheduled.
+    scheduled: u32,
+}
+
+/// A head without jobs and scheduled messages, as the oldest rows have it.
+#[derive(Encode, Decode)]
+struct PlainHead {
+    seq: u64,
+    clock_ms: u64,
+    oldest_key: Option<(u64, u64)>,
+}
+
+impl Head {
+    fn encode(&self) -> Vec<u8> {
+        let plain = PlainHead {
+            seq: self.seq,
+            clock_ms: self.clock_ms,
+            oldest_key: self.oldest_key,
+        };
+        match (self.jobs, self.scheduled) {
+            (0, 0) => codec::encode_record(HEAD_VERSION, &plain),
+            counts => codec::encode_record(BUSY_HEAD_VERSION, &(plain, counts)),
+        }
+    }
+
+    fn decode(row: &[u8]) -> Result<Self, DecodeError> {
+        let (plain, (jobs, scheduled)): (PlainHead, _) = match row.first() {
+            Some(&BUSY_HEAD_VERSION) => codec::decode_record(BUSY_HEAD_VERSION, row)?,
+            _ => (codec::decode_record(HEAD_VERSION, row)?, (0, 0)),
+        };
+        Ok(Self {
+            seq: plain.seq,
+            clock_ms: plain.clock_ms,
+            oldest_key: plain.oldest_key,
+            jobs,
+            scheduled,
+        })
+    }
 }
 
 /// A message of the channel.
@@ -107,6 +136,7 @@ pub struct Committed {
 pub struct ChannelMachine {
     head: Head,
     sessions: Sessions,
+    agenda: Agenda,
 }
 
 impl ChannelMachine {
@@ -115,9 +145,11 @@ impl ChannelMachine {
     /// # Errors
     /// When they cannot be read.
     pub fn load(view: &dyn View) -> Result<Self, MachineError> {
+        let head = head(view)?;
         Ok(Self {
-            head: head(view)?,
+            head,
             sessions: Sessions::load(view)?,
+            agenda: Agenda::load(view, &head)?,
         })
     }
 
@@ -125,6 +157,12 @@ impl ChannelMachine {
     #[must_use]
     pub fn head(&self) -> Head {
         self.head
+    }
+
+    /// What the channel has yet to do.
+    #[must_use]
+    pub fn outlook(&self) -> Outlook {
+        self.agenda.outlook()
     }
 
     /// Applies the next entry; see [`super::Machine::apply`].
@@ -141,23 +179,32 @@ impl ChannelMachine {
         let Ok(batch) = Batch::read(payload) else {
             return Ok(Applied::malformed());
         };
-        let head = &mut self.head;
+        let (head, agenda) = (&mut self.head, &mut self.agenda);
         head.clock_ms = head.clock_ms.max(batch.timestamp_ms());
         let first_seq = head.seq + 1;
         let mut messages = Vec::with_capacity(batch.slots());
         let mut keys_added = 0;
+        let mut cancelled = Vec::new();
         let mut applied = self.sessions.take(overlay, &batch, |overlay, command| {
-            let Command::Post(post) = command;
-            keys_added += usize::from(post.key.is_some());
-            let outcome = decide(overlay, head, &post)?;
-            if is_accepted(&outcome) {
-                messages.push(message(payload, head, &post));
+            keys_added += usize::from(has_key(&command));
+            if let Command::Cancel { job } = &command
+                && agenda.jobs.is_live(job)
+            {
+                cancelled.push(*job);
+            }
+            let outcome = decide::decide(overlay, head, agenda, &command)?;
+            if is_accepted(&outcome)
+                && let Some(content) = command.content()
+            {
+                messages.push(message(payload, head, &content));
             }
             Ok(outcome)
         })?;
+        applied.cancelled = cancelled;
         window::forget(overlay, head, keys_added)?;
-        let value = codec::encode_record(HEAD_VERSION, head);
-        overlay.put(Table::State, keys::head(), value);
+        agenda.jobs.forget(overlay, head.clock_ms);
+        (head.jobs, head.scheduled) = (agenda.jobs.len(), agenda.scheduled.len());
+        overlay.put(Table::State, keys::head(), head.encode());
         if !messages.is_empty() {
             let row = IndexRow::new(log_index, head.clock_ms, &applied.outcomes);
             overlay.put(Table::Index, keys::index(first_seq), row.encode());
@@ -177,48 +224,24 @@ impl ChannelMachine {
 /// When they cannot be read.
 pub fn head(view: &dyn View) -> Result<Head, MachineError> {
     match view.get(Table::State, &keys::head())? {
-        Some(row) => {
-            codec::decode_record(HEAD_VERSION, &row).map_err(|_| MachineError::Row("channel head"))
-        }
+        Some(row) => Head::decode(&row).map_err(|_| MachineError::Row("channel head")),
         None => Ok(Head::default()),
     }
 }
 
-/// Decides about a post and, if it is accepted, moves the head.
-///
-/// The key comes first: a post that is sent again must get the answer of the
-/// first one, although the head has moved past what it expects.
-fn decide(
-    overlay: &mut Overlay<'_>,
-    head: &mut Head,
-    post: &Post<'_>,
-) -> Result<Outcome, MachineError> {
-    let keyed = match post.key {
-        Some(key) => {
-            let slot = window::Slot::find(overlay, head, post.username, key)?;
-            if let Some(outcome) = slot.answer(post) {
-                return Ok(outcome);
-            }
-            Some(slot)
-        }
-        None => None,
-    };
-    if post
-        .expected_head
-        .is_some_and(|expected| expected != head.seq)
-    {
-        return Ok(Outcome::HeadMismatch { head: head.seq });
+/// Whether a command comes with an idempotency key.
+fn has_key(command: &Command<'_>) -> bool {
+    match command {
+        Command::Post(post) | Command::Call(post, _) => post.key.is_some(),
+        Command::Schedule(schedule) => schedule.post.key.is_some(),
+        Command::Deliver(_)
+        | Command::Unschedule { .. }
+        | Command::Claim(_)
+        | Command::Reply(_)
+        | Command::Retry { .. }
+        | Command::Fail { .. }
+        | Command::Cancel { .. } => false,
     }
-    head.seq += 1;
-    if let Some(slot) = keyed {
-        slot.remember(overlay, head, post);
-    }
-    Ok(Outcome::Posted {
-        seq: head.seq,
-        timestamp_ms: head.clock_ms,
-        id: post.id,
-        repeated: false,
-    })
 }
 
 /// Whether a command became a message.
@@ -233,14 +256,14 @@ fn is_accepted(outcome: &Outcome) -> bool {
 }
 
 /// The message that `head` has just moved to.
-fn message(payload: &Bytes, head: &Head, post: &Post<'_>) -> Message {
+fn message(payload: &Bytes, head: &Head, content: &Content<'_>) -> Message {
     Message {
         seq: head.seq,
-        id: post.id,
+        id: content.id,
         timestamp_ms: head.clock_ms,
-        username: Text::within(payload, post.username),
-        body: Text::within(payload, post.body),
-        reply_to: post.reply_to,
-        agent: None,
+        username: Text::within(payload, content.username),
+        body: Text::within(payload, content.body),
+        reply_to: content.reply_to,
+        agent: content.agent.map(|agent| Text::within(payload, agent)),
     }
 }

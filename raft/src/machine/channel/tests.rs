@@ -102,15 +102,16 @@ fn golden_head() {
         seq: 2,
         clock_ms: 300,
         oldest_key: Some((1, 5)),
+        ..Head::default()
     };
-    assert_eq!(
-        codec::encode_record(HEAD_VERSION, &head),
-        [1, 2, 251, 44, 1, 1, 1, 5]
-    );
-    assert_eq!(
-        codec::encode_record(HEAD_VERSION, &Head::default()),
-        [1, 0, 0, 0]
-    );
+    assert_eq!(head.encode(), [1, 2, 251, 44, 1, 1, 1, 5]);
+    assert_eq!(Head::default().encode(), [1, 0, 0, 0]);
+    let busy = Head {
+        jobs: 300,
+        scheduled: 7,
+        ..head
+    };
+    assert_eq!(busy.encode(), [2, 2, 251, 44, 1, 1, 1, 5, 251, 44, 1, 7]);
 }
 
 #[test]
@@ -301,7 +302,7 @@ fn check_window(rows: &Rows) -> usize {
             .get(Table::State, &keys::remembered(&expiry.scope))
             .unwrap()
             .unwrap();
-        let remembered: Remembered = codec::decode_record(1, &row).unwrap();
+        let remembered = Remembered::decode(&row).unwrap();
         assert_eq!(
             (remembered.seq, remembered.timestamp_ms),
             (seq, expiry.timestamp_ms)
@@ -684,10 +685,9 @@ proptest! {
     }
 
     #[test]
-    fn heads_round_trip(seq: u64, clock_ms: u64, oldest_key: Option<(u64, u64)>) {
-        let head = Head { seq, clock_ms, oldest_key };
-        let row = codec::encode_record(HEAD_VERSION, &head);
-        prop_assert_eq!(codec::decode_record::<Head>(HEAD_VERSION, &row).unwrap(), head);
+    fn heads_round_trip(seq: u64, clock_ms: u64, oldest_key: Option<(u64, u64)>, jobs in 0..3_u32, scheduled in 0..3_u32) {
+        let head = Head { seq, clock_ms, oldest_key, jobs, scheduled };
+        prop_assert_eq!(Head::decode(&head.encode()).unwrap(), head);
     }
 }
 

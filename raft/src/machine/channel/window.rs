@@ -8,6 +8,8 @@
 //! - Each remembered key has two rows: by scope, and by the seq of its message.
 //!   Seq order is also the order of age, because the clock never goes back, so
 //!   keys expire in the order of their expiry rows.
+//! - A scheduled message has no seq of its own yet. Its key is remembered from
+//!   when it was scheduled, with the seq of the head and its own id in the place.
 //! - A batch deletes a bounded number of expired keys, and at least as many as
 //!   it added, so that the rows stay as few as the window holds, or become so.
 
@@ -17,8 +19,9 @@ use accord_storage::{Order, Table};
 use bincode::{Decode, Encode};
 use sha2::{Digest as _, Sha256};
 
+use super::Head;
+use super::command::{Post, Schedule};
 use super::keys::{self, Scope};
-use super::{Head, Post};
 use crate::machine::{MachineError, Outcome, Overlay, Row, View, codec};
 
 /// A key is forgotten when its message is this old by the channel's clock.
@@ -32,15 +35,64 @@ const FORGET_MIN: usize = 64;
 const FORGET_PER_ADDED: usize = 2;
 
 const REMEMBERED_VERSION: u8 = 1;
+/// Of a scheduled message: it has its time as well.
+const SCHEDULED_VERSION: u8 = 2;
 const EXPIRY_VERSION: u8 = 1;
 
 /// What is remembered for a key: the answer, and what it was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Remembered {
     pub(super) seq: u64,
     pub(super) timestamp_ms: u64,
     pub(super) id: [u8; 16],
-    pub(super) fingerprint: [u8; 16],
+    pub(super) fingerprint: Fingerprint,
+    /// When it is due, if it was scheduled.
+    pub(super) due_ms: Option<u64>,
+}
+
+/// What makes two commands with the same key the same, hashed.
+pub(super) type Fingerprint = [u8; 16];
+
+impl Remembered {
+    /// The key of the row by which it expires.
+    fn expiry_key(&self) -> Vec<u8> {
+        match self.due_ms {
+            None => keys::expiry(self.seq),
+            Some(_) => keys::expiry_of_scheduled(self.seq, &self.id),
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let all = (self.seq, self.timestamp_ms, self.id, self.fingerprint);
+        match self.due_ms {
+            None => codec::encode_record(REMEMBERED_VERSION, &all),
+            Some(due_ms) => codec::encode_record(SCHEDULED_VERSION, &(all, due_ms)),
+        }
+    }
+
+    pub(super) fn decode(row: &[u8]) -> Result<Self, MachineError> {
+        type All = (u64, u64, [u8; 16], Fingerprint);
+        let damaged = |_| MachineError::Row("idempotency key");
+        let (all, due_ms): (All, _) = match row.first() {
+            Some(&SCHEDULED_VERSION) => {
+                let (all, due_ms) =
+                    codec::decode_record(SCHEDULED_VERSION, row).map_err(damaged)?;
+                (all, Some(due_ms))
+            }
+            _ => {
+                let all = codec::decode_record(REMEMBERED_VERSION, row).map_err(damaged)?;
+                (all, None)
+            }
+        };
+        let (seq, timestamp_ms, id, fingerprint) = all;
+        Ok(Self {
+            seq,
+            timestamp_ms,
+            id,
+            fingerprint,
+            due_ms,
+        })
+    }
 }
 
 /// What an expiry row says about the key of its message.
@@ -67,7 +119,7 @@ impl Slot {
     ) -> Result<Self, MachineError> {
         let scope = scope(username, key);
         let found = match view.get(Table::State, &keys::remembered(&scope))? {
-            Some(row) => Some(decode_remembered(&row)?),
+            Some(row) => Some(Remembered::decode(&row)?),
             None => None,
         };
         let is_live = found.is_some_and(|found| is_live(head, found.seq, found.timestamp_ms));
@@ -78,30 +130,46 @@ impl Slot {
         })
     }
 
-    /// The answer to a post whose key is remembered.
-    pub(super) fn answer(&self, post: &Post<'_>) -> Option<Outcome> {
+    /// The answer to a command whose key is remembered.
+    pub(super) fn answer(&self, fingerprint: Fingerprint) -> Option<Outcome> {
         let first = self.found.filter(|_| self.is_live)?;
-        if first.fingerprint != fingerprint(post) {
+        if first.fingerprint != fingerprint {
             return Some(Outcome::KeyReused);
         }
-        Some(Outcome::Posted {
-            seq: first.seq,
-            timestamp_ms: first.timestamp_ms,
-            id: first.id,
-            repeated: true,
+        Some(match first.due_ms {
+            None => Outcome::Posted {
+                seq: first.seq,
+                timestamp_ms: first.timestamp_ms,
+                id: first.id,
+                repeated: true,
+            },
+            Some(due_ms) => Outcome::Scheduled {
+                id: first.id,
+                due_ms,
+                repeated: true,
+            },
         })
     }
 
-    /// Remembers the key for the post that the head has just moved to.
-    pub(super) fn remember(&self, overlay: &mut Overlay<'_>, head: &mut Head, post: &Post<'_>) {
+    /// Remembers the key for the post that the head has just moved to, or for the message that was just
+    /// scheduled for `due_ms`.
+    pub(super) fn remember(
+        &self,
+        overlay: &mut Overlay<'_>,
+        head: &mut Head,
+        id: [u8; 16],
+        fingerprint: Fingerprint,
+        due_ms: Option<u64>,
+    ) {
         if let Some(expired) = self.found {
-            overlay.delete(Table::State, keys::expiry(expired.seq));
+            overlay.delete(Table::State, expired.expiry_key());
         }
         let remembered = Remembered {
             seq: head.seq,
             timestamp_ms: head.clock_ms,
-            id: post.id,
-            fingerprint: fingerprint(post),
+            id,
+            fingerprint,
+            due_ms,
         };
         let expiry = Expiry {
             timestamp_ms: head.clock_ms,
@@ -110,11 +178,11 @@ impl Slot {
         overlay.put(
             Table::State,
             keys::remembered(&self.scope),
-            codec::encode_record(REMEMBERED_VERSION, &remembered),
+            remembered.encode(),
         );
         overlay.put(
             Table::State,
-            keys::expiry(head.seq),
+            remembered.expiry_key(),
             codec::encode_record(EXPIRY_VERSION, &expiry),
         );
         head.oldest_key.get_or_insert((head.seq, head.clock_ms));
@@ -130,7 +198,7 @@ pub(super) fn forget(
     // Reading begins at the oldest and not at the first possible key: storage
     // would have to step over what was deleted there before.
     let mut next = match head.oldest_key {
-        Some((seq, timestamp_ms)) if !is_live(head, seq, timestamp_ms) => seq,
+        Some((seq, timestamp_ms)) if !is_live(head, seq, timestamp_ms) => keys::expiry(seq),
         _ => return Ok(()),
     };
     let mut left = FORGET_MIN.max(added * FORGET_PER_ADDED);
@@ -138,17 +206,18 @@ pub(super) fn forget(
     // is read in vain; more only when there is more to catch up with.
     let mut page = added + 2;
     loop {
-        let rows = expiries_from(overlay, next, page)?;
+        let rows = expiries_from(overlay, &next, page)?;
         let is_last = rows.len() < page;
-        for (seq, expiry) in rows {
+        for (key, seq, expiry) in rows {
             if left == 0 || is_live(head, seq, expiry.timestamp_ms) {
                 head.oldest_key = Some((seq, expiry.timestamp_ms));
                 return Ok(());
             }
             overlay.delete(Table::State, keys::remembered(&expiry.scope));
-            overlay.delete(Table::State, keys::expiry(seq));
+            // Nothing lies between a key and this one, and it is deleted itself.
+            next.clone_from(&key);
+            overlay.delete(Table::State, key);
             left -= 1;
-            next = seq.saturating_add(1);
         }
         if is_last {
             head.oldest_key = None;
@@ -160,15 +229,15 @@ pub(super) fn forget(
 
 fn expiries_from(
     view: &dyn View,
-    seq: u64,
+    from: &[u8],
     limit: usize,
-) -> Result<Vec<(u64, Expiry)>, MachineError> {
-    let from = keys::expiry(seq);
-    let (from, to) = (Bound::Included(&*from), keys::ALL_EXPIRY.1);
+) -> Result<Vec<(Vec<u8>, u64, Expiry)>, MachineError> {
+    let (from, to) = (Bound::Included(from), keys::ALL_EXPIRY.1);
     let rows = view.scan(Table::State, from, to, Order::Ascending, limit)?;
     let decode = |(key, value): Row| {
         let seq = keys::parse_expiry(&key).ok_or(MachineError::Row("key expiry"))?;
-        Ok((seq, decode_expiry(&value)?))
+        let expiry = decode_expiry(&value)?;
+        Ok((key, seq, expiry))
     };
     rows.into_iter().map(decode).collect()
 }
@@ -189,9 +258,19 @@ fn scope(username: &str, key: &str) -> Scope {
     truncated(hash)
 }
 
-/// What makes two posts with the same key the same post.
-fn fingerprint(post: &Post<'_>) -> [u8; 16] {
+pub(super) fn fingerprint(post: &Post<'_>) -> Fingerprint {
+    fingerprint_after(Sha256::new(), post)
+}
+
+/// No post has that of a scheduled one: they begin with other bytes.
+pub(super) fn fingerprint_of_scheduled(schedule: &Schedule<'_>) -> Fingerprint {
     let mut hash = Sha256::new();
+    hash.update([2]);
+    hash.update(schedule.due_ms.to_le_bytes());
+    fingerprint_after(hash, &schedule.post)
+}
+
+fn fingerprint_after(mut hash: Sha256, post: &Post<'_>) -> Fingerprint {
     match &post.reply_to {
         Some(id) => {
             hash.update([1]);
@@ -206,10 +285,6 @@ fn fingerprint(post: &Post<'_>) -> [u8; 16] {
 fn truncated(hash: Sha256) -> [u8; 16] {
     let hash: [u8; 32] = hash.finalize().into();
     *hash.first_chunk().expect("16 of 32 bytes")
-}
-
-fn decode_remembered(row: &[u8]) -> Result<Remembered, MachineError> {
-    codec::decode_record(REMEMBERED_VERSION, row).map_err(|_| MachineError::Row("idempotency key"))
 }
 
 fn decode_expiry(row: &[u8]) -> Result<Expiry, MachineError> {
@@ -239,9 +314,16 @@ mod tests {
             timestamp_ms: 300,
             id: [1; 16],
             fingerprint: [2; 16],
+            due_ms: None,
         };
-        let row = codec::encode_record(REMEMBERED_VERSION, &remembered);
+        let row = remembered.encode();
         assert_eq!(row, [&[1, 5, 251, 44, 1][..], &[1; 16], &[2; 16]].concat());
+        let scheduled = Remembered {
+            due_ms: Some(300),
+            ..remembered
+        };
+        let row = [&[2, 5, 251, 44, 1][..], &[1; 16], &[2; 16], &[251, 44, 1]];
+        assert_eq!(scheduled.encode(), row.concat());
         let expiry = Expiry {
             timestamp_ms: 300,
             scope: [3; 16],
@@ -270,6 +352,16 @@ mod tests {
         post.id = [2; 16];
         post.expected_head = Some(1);
         assert_eq!(fingerprint(&post), plain);
+        let later = |due_ms| Schedule {
+            post: post.clone(),
+            due_ms,
+            call: None,
+        };
+        assert_ne!(fingerprint_of_scheduled(&later(5)), plain);
+        assert_ne!(
+            fingerprint_of_scheduled(&later(5)),
+            fingerprint_of_scheduled(&later(6))
+        );
         post.reply_to = Some([0; 16]);
         assert_ne!(fingerprint(&post), plain);
     }
@@ -279,7 +371,7 @@ mod tests {
         let head = |seq, clock_ms| Head {
             seq,
             clock_ms,
-            oldest_key: None,
+            ..Head::default()
         };
         assert!(is_live(&head(100_004, 0), 5, 0));
         assert!(!is_live(&head(100_005, 0), 5, 0));
@@ -289,10 +381,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_round_trip(seq: u64, timestamp_ms: u64, id: [u8; 16], fingerprint: [u8; 16]) {
-            let remembered = Remembered { seq, timestamp_ms, id, fingerprint };
-            let row = codec::encode_record(REMEMBERED_VERSION, &remembered);
-            prop_assert_eq!(decode_remembered(&row).unwrap(), remembered);
+        fn rows_round_trip(seq: u64, timestamp_ms: u64, id: [u8; 16], fingerprint: [u8; 16], due_ms: Option<u64>) {
+            let remembered = Remembered { seq, timestamp_ms, id, fingerprint, due_ms };
+            prop_assert_eq!(Remembered::decode(&remembered.encode()).unwrap(), remembered);
             let expiry = Expiry { timestamp_ms, scope: id };
             let row = codec::encode_record(EXPIRY_VERSION, &expiry);
             prop_assert_eq!(decode_expiry(&row).unwrap(), expiry);
@@ -300,7 +391,7 @@ mod tests {
 
         #[test]
         fn any_bytes_decode_or_fail(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = decode_remembered(&bytes);
+            let _ = Remembered::decode(&bytes);
             let _ = decode_expiry(&bytes);
         }
     }
