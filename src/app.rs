@@ -5,8 +5,11 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use accord_raft::Node;
+use tokio::sync::Semaphore;
 use tokio::sync::watch;
 
+use crate::agents::Agents;
+use crate::agents::Executor;
 use crate::config::Limits;
 use crate::config::NodeConfig;
 use crate::counters::Counters;
@@ -16,11 +19,14 @@ use crate::delivery::Hub;
 pub struct App {
     pub node: Node,
     pub hub: Arc<Hub>,
+    pub agents: Arc<Agents>,
+    pub executor: Executor,
     pub counters: Counters,
     pub limits: Limits,
     /// All nodes as the configuration names them, for showing.
     pub nodes: Vec<NodeConfig>,
     pub sockets: Slots,
+    pub event_streams: Arc<Semaphore>,
     pub open: Open,
     pub phase: watch::Receiver<Phase>,
 }

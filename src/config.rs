@@ -7,7 +7,7 @@
 //!
 //! Paths are relative to the directory in which the process was started.
 
-mod file;
+pub mod file;
 mod overrides;
 
 use std::path::Path;
@@ -22,6 +22,7 @@ use accord_raft::Timing;
 
 pub use overrides::Overrides;
 
+use crate::agents::config::AgentConfig;
 use file::File;
 
 /// Most nodes of a cluster: each pair keeps a connection, and the directory group has them all.
@@ -39,6 +40,7 @@ pub struct Config {
     /// Replicas of each channel, the same on all nodes.
     pub replication: usize,
     pub nodes: Vec<NodeConfig>,
+    pub agents: Vec<AgentConfig>,
     pub limits: Limits,
     pub election_timeout: Duration,
     pub heartbeat: Duration,

@@ -3,6 +3,7 @@
 #![cfg(feature = "fuzzing")]
 #![allow(dead_code, reason = "the rest of each module serves the program")]
 
+mod agents;
 mod api;
 mod app;
 mod config;

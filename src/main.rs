@@ -1,10 +1,12 @@
 //! `accord`: one node of a replicated message store, or a local cluster of them.
 //!
 //! This file is the command line; `serve` is a node's life, `dev` the supervisor of a local
-//! cluster, `bench` what measures one. The modules below them, from the outside in: `listen` (connections), `api` (requests),
-//! `socket` (WebSockets), `delivery` (committed messages on their way to sockets). Consensus and
+//! cluster, `bench` what measures one. The modules below them, from the outside in: `listen`
+//! (connections), `api` (requests), `socket` (WebSockets), `delivery` (committed messages on their way
+//! to sockets), `agents` (commands and those who answer them). Consensus and
 //! storage are crates of their own, and nothing in here names them beyond `accord_raft`.
 
+mod agents;
 mod api;
 mod app;
 mod bench;

@@ -9,15 +9,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use accord_raft::NoExecutor;
 use accord_raft::Node;
 use tokio::net::TcpListener;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
+use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::agents::AgentError;
+use crate::agents::Agents;
+use crate::agents::Executor;
 use crate::api;
 use crate::app::App;
 use crate::app::Open;
@@ -56,6 +59,8 @@ pub enum ServeError {
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
     #[error("{0}")]
+    Agent(#[from] AgentError),
+    #[error("{0}")]
     Start(#[from] accord_raft::StartError),
 }
 
@@ -76,6 +81,7 @@ pub async fn serve(
         data_dir = %own.data_dir.display(),
         "starting"
     );
+    let agents = Agents::start(config.agents.clone())?;
     let sockets_max = sockets_within_open_files(config.limits.sockets_max);
     // Before anything else is opened, so that a second process on the same address fails early.
     let listener = TcpListener::bind(&own.api)
@@ -87,19 +93,24 @@ pub async fn serve(
     let listen = resolve("peer", &own.peer).await?;
     let hub = Hub::new();
     let options = config.node_options(&own, listen);
+    let executor = Executor::new(agents.clone(), config.limits.message_bytes_max);
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let node = tokio::select! {
-        node = Node::start(options, hub.clone(), Arc::new(NoExecutor)) => node?,
+        node = Node::start(options, hub.clone(), Arc::new(executor.clone())) => node?,
         // Nothing is open yet that would have to be closed.
         () = told_to_stop(&mut signals, exit_with_parent) => return Ok(()),
     };
+    executor.started(node.clone());
     let app = Arc::new(App {
         node: node.clone(),
         hub,
+        agents,
+        executor,
         counters: Counters::default(),
         limits: config.limits,
         nodes: config.nodes,
         sockets: Slots::new(sockets_max),
+        event_streams: Arc::new(Semaphore::new(api::EVENT_STREAMS_MAX)),
         open: Open::new(),
         phase: phase_seen,
     });

@@ -14,6 +14,7 @@
 //! - a node's data and log are kept, and their path is printed, when a test
 //!   fails.
 
+pub mod agents;
 pub mod checker;
 mod client;
 mod cluster;
@@ -29,11 +30,13 @@ pub mod world;
 pub use client::api::{
     Api, ApiError, Consistency, link_next, percent_encode, post_until_acknowledged,
 };
+pub use client::events::{Events, SseEvent};
 pub use client::http::{Http, HttpError, Response};
 pub use client::raw;
 pub use client::socket::{Close, ConnectError, ConnectOptions, Event, Socket, SocketError};
 pub use client::wire::{
-    Channel, ChannelRef, ChannelView, ClusterView, Frame, Kind, Message, NodeView, Problem, Server,
+    AgentDelta, Channel, ChannelRef, ChannelView, ClusterView, Frame, Kind, Message, NodeView,
+    Problem, Server,
 };
 pub use cluster::config::{ConfigFile, LimitOptions, NodeEntry, RaftOptions};
 pub use cluster::process::{Launch, NodeProcess, Stopped};

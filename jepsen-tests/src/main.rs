@@ -17,7 +17,7 @@ use accord_jepsen::checker;
 use accord_jepsen::history::jsonl;
 use accord_jepsen::nemesis::FaultKind;
 use accord_jepsen::report;
-use accord_jepsen::run::settings::{NETWORKS, Nemesis, RATE_DEFAULT, Settings};
+use accord_jepsen::run::settings::{COMMANDS_DEFAULT, NETWORKS, Nemesis, RATE_DEFAULT, Settings};
 use accord_jepsen::run::{Say, Verdict, artifacts, campaign, episode, gap};
 use accord_jepsen::workload::{Workload, names};
 use accord_jepsen::world::NetworkKind;
@@ -106,7 +106,7 @@ struct RunOptions {
     /// Names of faults with commas between them, or all, or none
     #[arg(long, default_value = "all", value_parser = nemesis)]
     nemesis: Nemesis,
-    /// Names of workloads with commas between them, or all
+    /// Names of workloads with commas between them, or all, which is all but commands
     #[arg(long, default_value = "all", value_parser = workloads)]
     workload: Workloads,
     /// best, namespaces, proxy or plain
@@ -115,6 +115,12 @@ struct RunOptions {
     /// Appends per second of all clients together
     #[arg(long, default_value_t = RATE_DEFAULT, value_parser = rate)]
     rate: f64,
+    /// Channels of the run [default: as many as the seed chooses]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    channels: Option<u64>,
+    /// Commands of the workload of that name
+    #[arg(long, default_value_t = COMMANDS_DEFAULT)]
+    commands: u64,
     /// Milliseconds after which an idle channel falls asleep [default: the product's]
     #[arg(long)]
     idle_ms: Option<u64>,
@@ -304,6 +310,8 @@ impl RunOptions {
             workloads: self.workload.0,
             network: self.network,
             rate: self.rate,
+            channels_asked: self.channels,
+            commands: self.commands,
             idle_ms: self.idle_ms,
             keep: self.keep,
             out: self.out,
@@ -331,7 +339,10 @@ fn nemesis(text: &str) -> Result<Nemesis, names::UnknownName> {
 }
 
 fn workloads(text: &str) -> Result<Workloads, names::UnknownName> {
-    names::some_of(text, "workload", &Workload::ALL).map(Workloads)
+    match text {
+        "all" => Ok(Workloads(Workload::USUAL.to_vec())),
+        _ => names::some_of(text, "workload", &Workload::ALL).map(Workloads),
+    }
 }
 
 fn network(text: &str) -> Result<NetworkKind, names::UnknownName> {

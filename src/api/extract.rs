@@ -188,6 +188,21 @@ pub fn expected_head(headers: &HeaderMap) -> Result<Option<u64>, HeaderError> {
     })
 }
 
+/// `Last-Event-ID`: the seq of the last message that the client got.
+pub fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, HeaderError> {
+    const NAME: &str = "Last-Event-ID";
+    // A browser that has seen no message yet sends none, or an empty one.
+    let Some(text) = single(headers, NAME)?.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let seq = digits.then(|| text.parse().ok()).flatten();
+    seq.map(Some).ok_or(HeaderError::Malformed {
+        name: NAME,
+        expected: "the seq of a message",
+    })
+}
+
 fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, HeaderError> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else {

@@ -84,6 +84,7 @@ pub async fn post(
 ) -> Result<Response, Problem> {
     let username = Username::parse(post.username)?;
     let body = MessageBody::parse(post.message, app.limits.message_bytes_max)?;
+    let call = app.agents.call(body.as_str());
     let key = extract::idempotency_key(&headers)?;
     let expected_head = extract::expected_head(&headers)?;
     let reply_to = post.reply_to.as_deref().map(reply_to).transpose()?;
@@ -100,7 +101,7 @@ pub async fn post(
         key,
         expected_head,
         reply_to,
-        call: None,
+        call,
     };
     if let Some(deliver_at) = post.deliver_at {
         return scheduled::post(&app, ids, &channel, draft, deliver_at).await;

@@ -13,7 +13,11 @@ use axum::http::HeaderValue;
 use axum::http::header;
 use axum::response::Response;
 
+use crate::agents::FailureKind;
+use crate::agents::counters::AgentCounters;
+use crate::agents::counters::SECONDS_BOUNDS;
 use crate::app::App;
+use crate::counters::Counter;
 use crate::process::Usage;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -21,6 +25,7 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub async fn show(State(app): State<Arc<App>>) -> Response {
     let mut text = Text::default();
     of_clients(&mut text, &app);
+    of_agents(&mut text, &app);
     of_process(&mut text, &Usage::read());
     of_store(&mut text, &app.node.metrics());
     let mut response = Response::new(Body::from(text.0));
@@ -130,6 +135,74 @@ fn of_clients(text: &mut Text, app: &App) {
     }
 }
 
+fn of_agents(text: &mut Text, app: &App) {
+    let (running, waiting) = app.executor.load();
+    text.gauge(
+        "agent_jobs_waiting",
+        "Due jobs that wait for a slot on this node.",
+        waiting as f64,
+    );
+    let agents = &app.agents.all;
+    text.head("agent_running", "Attempts under way.", "gauge");
+    for (agent, running) in agents.iter().zip(running) {
+        text.labelled("agent_running", "agent", &agent.config.name, running as f64);
+    }
+    type Count = fn(&AgentCounters) -> &Counter;
+    let counts: [(&str, &str, Count); 4] = [
+        ("agent_attempts_total", "Attempts begun.", |c| &c.attempts),
+        (
+            "agent_replies_total",
+            "Attempts that ended with a reply in the channel.",
+            |c| &c.replies,
+        ),
+        ("agent_given_up_total", "Jobs that were given up.", |c| {
+            &c.given_up
+        }),
+        (
+            "agent_stopped_total",
+            "Attempts cut short: cancelled, or this node led the channel no longer.",
+            |c| &c.stopped,
+        ),
+    ];
+    for (name, help, count) in counts {
+        text.head(name, help, "counter");
+        for agent in agents {
+            let value = count(&agent.counters).get() as f64;
+            text.labelled(name, "agent", &agent.config.name, value);
+        }
+    }
+    text.head(
+        "agent_failures_total",
+        "Failed attempts by what went wrong.",
+        "counter",
+    );
+    for agent in agents {
+        let name = &agent.config.name;
+        for (kind, counter) in FailureKind::NAMES.iter().zip(&agent.counters.failures) {
+            let labels = [("agent", name.as_str()), ("kind", kind)];
+            text.labels("agent_failures_total", &labels, counter.get() as f64);
+        }
+    }
+    text.head("agent_seconds", "Time that attempts took.", "histogram");
+    for agent in agents {
+        agent_seconds(text, &agent.config.name, &agent.counters);
+    }
+}
+
+fn agent_seconds(text: &mut Text, agent: &str, counters: &AgentCounters) {
+    let mut count = 0;
+    let bounds = SECONDS_BOUNDS.iter().map(f64::to_string);
+    let bounds = bounds.chain(["+Inf".to_owned()]);
+    for (bound, counter) in bounds.zip(&counters.seconds) {
+        count += counter.get();
+        let labels = [("agent", agent), ("le", &bound)];
+        text.labels("agent_seconds_bucket", &labels, count as f64);
+    }
+    let sum = counters.micros_sum.get() as f64 / 1e6;
+    text.labelled("agent_seconds_sum", "agent", agent, sum);
+    text.labelled("agent_seconds_count", "agent", agent, count as f64);
+}
+
 fn of_process(text: &mut Text, usage: &Usage) {
     let gauge = |text: &mut Text, name, help, value: Option<u64>| {
         if let Some(value) = value {
@@ -221,7 +294,17 @@ impl Text {
     }
 
     fn labelled(&mut self, name: &str, label: &str, of: &str, value: f64) {
-        self.line(format_args!("accord_{name}{{{label}=\"{of}\"}} {value}"));
+        self.labels(name, &[(label, of)], value);
+    }
+
+    /// Values of labels are words of ours, or of the configuration, that need no escaping.
+    fn labels(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let labels = labels.iter().map(|(label, of)| format!("{label}=\"{of}\""));
+        let labels: Vec<String> = labels.collect();
+        self.line(format_args!(
+            "accord_{name}{{{}}} {value}",
+            labels.join(",")
+        ));
     }
 
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
@@ -266,5 +349,24 @@ accord_fsync_seconds_sum 0.25
 accord_fsync_seconds_count 6
 ";
         assert_eq!(text.0, expected);
+    }
+
+    #[test]
+    fn times_of_agents_are_cumulative() {
+        let counters = AgentCounters::default();
+        counters.took(std::time::Duration::from_millis(200));
+        counters.took(std::time::Duration::from_secs(100));
+        let mut text = Text::default();
+        agent_seconds(&mut text, "ask", &counters);
+        for line in [
+            "accord_agent_seconds_bucket{agent=\"ask\",le=\"0.1\"} 0\n",
+            "accord_agent_seconds_bucket{agent=\"ask\",le=\"0.25\"} 1\n",
+            "accord_agent_seconds_bucket{agent=\"ask\",le=\"60\"} 1\n",
+            "accord_agent_seconds_bucket{agent=\"ask\",le=\"+Inf\"} 2\n",
+            "accord_agent_seconds_sum{agent=\"ask\"} 100.2\n",
+            "accord_agent_seconds_count{agent=\"ask\"} 2\n",
+        ] {
+            assert!(text.0.contains(line), "no {line} in {}", text.0);
+        }
     }
 }

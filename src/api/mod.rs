@@ -3,8 +3,10 @@
 //! Any node answers any request; forwarding happens below, in the store. Everything that is not a
 //! success is a [`problem::Problem`].
 
+mod agents;
 mod channels;
 mod cluster;
+mod events;
 pub mod extract;
 mod health;
 mod jobs;
@@ -31,6 +33,7 @@ use axum::routing::get;
 
 use crate::app::App;
 use crate::socket;
+pub use events::EVENT_STREAMS_MAX;
 use problem::Kind;
 use problem::Problem;
 
@@ -52,6 +55,11 @@ pub fn router(app: Arc<App>) -> Router {
             "/api/servers/{server}/channels/{channel}/connect",
             get(socket::connect),
         )
+        .route(
+            "/api/servers/{server}/channels/{channel}/events",
+            get(events::stream),
+        )
+        .route("/api/agents", get(agents::list))
         .route(
             "/api/servers/{server}/channels/{channel}/jobs",
             get(jobs::list),

@@ -47,6 +47,7 @@ pub enum Kind {
     UnknownPath,
     UnknownServer,
     UnknownChannel,
+    Gone,
     UnknownJob,
     UnknownScheduled,
     JobOver,
@@ -75,6 +76,7 @@ impl Kind {
             Kind::UnknownPath => ("unknown-path", StatusCode::NOT_FOUND, "No such path"),
             Kind::UnknownServer => ("unknown-server", StatusCode::NOT_FOUND, "No such server"),
             Kind::UnknownChannel => ("unknown-channel", StatusCode::NOT_FOUND, "No such channel"),
+            Kind::Gone => ("gone", StatusCode::GONE, "No longer kept"),
             Kind::UnknownJob => ("unknown-job", StatusCode::NOT_FOUND, "No such job"),
             Kind::UnknownScheduled => (
                 "unknown-scheduled",

@@ -14,6 +14,8 @@ use super::NODES_MAX;
 use super::NodeConfig;
 use super::REPLICATION_MAX;
 use super::WORKER_THREADS_MAX;
+use crate::agents::config::AgentSection;
+use crate::agents::config::check_agents;
 
 /// The file as a whole. Defaults are the values that a section has when nothing sets them.
 #[derive(Debug, Deserialize)]
@@ -23,6 +25,8 @@ pub struct File {
     pub cluster: ClusterSection,
     #[serde(default)]
     pub node: Vec<NodeSection>,
+    #[serde(default)]
+    pub agent: Vec<AgentSection>,
     #[serde(default)]
     pub limits: LimitsSection,
     #[serde(default)]
@@ -160,7 +164,8 @@ impl Default for StorageSection {
     }
 }
 
-/// Every key of the file but `node.id`, which `--node` selects instead of replacing.
+/// Every key of the file but `node.id`, which `--node` selects instead of replacing, and those of
+/// `[[agent]]`: which of several agents would a flag be about?
 #[cfg(test)]
 pub const KEYS: [&str; 20] = [
     "cluster.name",
@@ -271,6 +276,7 @@ impl File {
             cluster: self.cluster.name,
             replication,
             nodes,
+            agents: check_agents(self.agent)?,
             limits,
             election_timeout: Duration::from_millis(timing.election_timeout_ms),
             heartbeat: Duration::from_millis(timing.heartbeat_ms),
@@ -369,7 +375,7 @@ fn check_name(key: &str, name: &str) -> Result<(), ConfigError> {
     Err(invalid(key, reason))
 }
 
-fn within<T: PartialOrd + Display>(
+pub fn within<T: PartialOrd + Display>(
     key: &str,
     value: T,
     range: RangeInclusive<T>,
@@ -384,7 +390,7 @@ fn within<T: PartialOrd + Display>(
     ))
 }
 
-fn invalid(key: &str, reason: impl Into<String>) -> ConfigError {
+pub fn invalid(key: &str, reason: impl Into<String>) -> ConfigError {
     ConfigError::Invalid {
         key: key.to_owned(),
         reason: reason.into(),

@@ -8,8 +8,10 @@
 //! message is encoded once per node; a connection has a cursor and no queue, so a slow one holds up
 //! nobody and nothing grows with it.
 
+mod catch_up;
 pub mod encode;
 mod ring;
+mod streams;
 mod tail;
 
 use std::collections::HashMap;
@@ -24,24 +26,33 @@ use accord_raft::Node;
 use accord_raft::ReadError;
 use accord_raft::machine::Committed;
 use bytes::Bytes;
+use tokio::time::Instant;
 use uuid::Uuid;
 
+pub use catch_up::PageRead;
+pub use catch_up::gapless;
+pub use catch_up::read_page;
 pub use ring::Reading;
 pub use tail::Subscription;
 
+use crate::agents::delta::Delta;
+use streams::Streams;
 use tail::Tail;
 
 /// Channels are spread over this many locks, so that busy ones rarely meet.
 const SHARDS: usize = 64;
 /// How long a tail outlives its last subscriber: a browser that reloads finds it still there.
 const TAIL_GRACE: Duration = Duration::from_secs(10);
-/// Most bytes of an ephemeral event; more is no typing or presence frame of ours.
-const EVENT_BYTES_MAX: usize = 4_096;
+/// Most bytes of an ephemeral event; more is no frame of ours.
+pub const EVENT_BYTES_MAX: usize = 4_096;
 
 /// All tails of this node.
 #[derive(Debug)]
 pub struct Hub {
     shards: [Mutex<Shard>; SHARDS],
+    /// What agents are saying. Held while a delta is passed on, so that whoever connects meanwhile
+    /// gets it once: with the text so far, or behind it.
+    streams: Mutex<Streams>,
 }
 
 type Shard = HashMap<Uuid, Followed>;
@@ -59,6 +70,7 @@ impl Hub {
     pub fn new() -> Arc<Hub> {
         Arc::new(Hub {
             shards: std::array::from_fn(|_| Mutex::default()),
+            streams: Mutex::default(),
         })
     }
 
@@ -87,6 +99,15 @@ impl Hub {
             size.1 += shard.values().map(|f| f.subscribers).sum::<usize>();
         }
         size
+    }
+
+    /// From now on the subscription takes ephemeral events too. Answers with frames that tell what
+    /// agents have said so far.
+    pub fn with_events(&self, subscription: &mut Subscription) -> Vec<Bytes> {
+        let streams = lock(&self.streams);
+        subscription.with_events();
+        let said = streams.of(subscription.channel(), Instant::now());
+        said.iter().map(Delta::frame).collect()
     }
 
     fn join(self: &Arc<Self>, channel: Uuid) -> Subscription {
@@ -158,6 +179,10 @@ impl Hub {
 
 impl Delivery for Hub {
     fn committed(&self, channel: Uuid, batch: &Arc<Committed>) {
+        let replies = batch.messages.iter().filter(|m| m.agent.is_some());
+        for answered in replies.filter_map(|reply| reply.reply_to) {
+            lock(&self.streams).end(Uuid::from_bytes(answered));
+        }
         if let Some(tail) = self.tail(channel) {
             tail.push(batch.first_seq, encode::frames(batch));
         }
@@ -181,15 +206,26 @@ impl Delivery for Hub {
         if event.len() > EVENT_BYTES_MAX || std::str::from_utf8(event).is_err() {
             return;
         }
+        // Also without subscribers: somebody may connect before the answer is whole.
+        let _streams = match Delta::parse(event) {
+            Some(delta) => {
+                let mut streams = lock(&self.streams);
+                if !streams.take(channel, &delta, Instant::now()) {
+                    return;
+                }
+                Some(streams)
+            }
+            None => None,
+        };
         if let Some(tail) = self.tail(channel) {
             tail.event(event);
         }
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while holding it; a map that a panic left behind would still be whole.
-    shard.lock().unwrap_or_else(|error| error.into_inner())
+    mutex.lock().unwrap_or_else(|error| error.into_inner())
 }
 
 #[cfg(test)]
@@ -235,7 +271,7 @@ mod tests {
     async fn events_go_to_those_who_want_them() {
         let hub = Hub::new();
         let mut rich = hub.join(CHANNEL);
-        rich.with_events();
+        assert!(hub.with_events(&mut rich).is_empty());
         let mut plain = hub.join(CHANNEL);
         hub.ephemeral(CHANNEL, &Bytes::from("{}"));
         hub.ephemeral(CHANNEL, &Bytes::from_static(b"\xff"));
@@ -246,6 +282,28 @@ mod tests {
         rich.read_events(&mut out);
         plain.read_events(&mut out);
         assert_eq!(texts(&out), ["{}"]);
+    }
+
+    #[tokio::test]
+    async fn a_late_joiner_gets_an_answer_s_beginning_and_then_the_rest() {
+        let hub = Hub::new();
+        let delta = |offset, text: &str| Delta {
+            job: Uuid::from_u128(9),
+            agent: "ask".to_owned(),
+            attempt: 1,
+            offset,
+            text: text.to_owned(),
+            ended: None,
+        };
+        // Nobody follows the channel yet.
+        hub.ephemeral(CHANNEL, &delta(0, "one ").frame());
+        hub.ephemeral(CHANNEL, &delta(4, "two ").frame());
+        let mut late = hub.join(CHANNEL);
+        assert_eq!(hub.with_events(&mut late), [delta(0, "one two ").frame()]);
+        hub.ephemeral(CHANNEL, &delta(8, "three").frame());
+        let mut out = Vec::new();
+        late.read_events(&mut out);
+        assert_eq!(out, [delta(8, "three").frame()]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -150,8 +150,13 @@ impl Subscription {
         self.cursor = seq;
     }
 
-    /// From now on takes ephemeral events too.
-    pub fn with_events(&mut self) {
+    pub(super) fn channel(&self) -> Uuid {
+        self.channel
+    }
+
+    /// From now on takes ephemeral events too; for [`Hub::with_events`], which tells what came
+    /// before.
+    pub(super) fn with_events(&mut self) {
         self.events = Some(self.tail.events.subscribe());
     }
 

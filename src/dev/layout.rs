@@ -19,6 +19,9 @@ const NODES_MAX: u16 = 9;
 const API_PORT_DEFAULT: u16 = 8081;
 const PEER_PORT_DEFAULT: u16 = 9081;
 
+/// So that `/help` works at once. Last in the file, where more can be added.
+const AGENTS_DEFAULT: &str = "\n[[agent]]\nname = \"accord\"\nkind = \"builtin\"\n";
+
 /// Where everything is.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -89,12 +92,17 @@ pub fn prepare(options: &Options) -> Result<Layout, LayoutError> {
         }
         None => (options.nodes.unwrap_or(NODES_DEFAULT), None, None),
     };
-    let text = text(
+    let agents = match std::fs::read_to_string(&path) {
+        Ok(known) => agents_of(&known).to_owned(),
+        Err(_) => AGENTS_DEFAULT.to_owned(),
+    };
+    let mut text = text(
         &dir,
         nodes,
         options.api_port.or(api_port).unwrap_or(API_PORT_DEFAULT),
         options.peer_port.or(peer_port).unwrap_or(PEER_PORT_DEFAULT),
     )?;
+    text.push_str(&agents);
     let config = parse(&text, &path)?;
     write(&dir, &path, &text).map_err(|source| LayoutError::Io {
         path: path.clone(),
@@ -150,6 +158,11 @@ fn text(dir: &Path, nodes: u16, api_port: u16, peer_port: u16) -> Result<String,
     Ok(text)
 }
 
+/// What stands from the first agent on: agents are the user's, and stay when ports change.
+fn agents_of(text: &str) -> &str {
+    text.find("\n[[agent]]").map_or("", |at| &text[at..])
+}
+
 fn port_of(address: &str) -> Option<u16> {
     address.rsplit_once(':')?.1.parse().ok()
 }
@@ -200,6 +213,27 @@ mod tests {
             error.to_string().contains("a cluster of 5 nodes, not 3"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn agents_are_kept_when_ports_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = prepare(&options(dir.path(), None, None)).unwrap();
+        let agents = |layout: &Layout| -> Vec<String> {
+            let config = read(&layout.path).unwrap().unwrap();
+            config.agents.into_iter().map(|agent| agent.name).collect()
+        };
+        assert_eq!(agents(&first), ["accord"]);
+        let mut text = std::fs::read_to_string(&first.path).unwrap();
+        text.push_str(&AGENTS_DEFAULT.replace("accord", "other"));
+        let text = text.replace("\"accord\"", "\"helper\"").replace(
+            "name = \"other\"\nkind = \"builtin\"",
+            "name = \"ask\"\nkind = \"openai\"\nbase_url = \"http://a/v1\"\nmodel = \"m\"",
+        );
+        std::fs::write(&first.path, text).unwrap();
+        let moved = prepare(&options(dir.path(), None, Some(7_300))).unwrap();
+        assert_eq!(moved.nodes[0].api, "127.0.0.1:7300");
+        assert_eq!(agents(&moved), ["helper", "ask"]);
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Asked {
 }
 
 /// Follows the channel from `after`, or from now on. Answers with the channel's head too.
-async fn subscribe(
+pub async fn subscribe(
     app: &Arc<App>,
     channel: &Arc<Channel>,
     after: Option<u64>,

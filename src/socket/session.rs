@@ -12,10 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use accord_raft::Channel;
-use accord_raft::Consistency;
 use accord_raft::Draft;
 use accord_raft::Pending;
-use accord_raft::Range;
 use accord_raft::ReadError;
 use accord_raft::machine::Message;
 use accord_raft::names::IdempotencyKey;
@@ -23,7 +21,6 @@ use accord_raft::names::MessageBody;
 use accord_raft::names::Username;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
@@ -49,22 +46,19 @@ use crate::app::App;
 use crate::app::OpenGuard;
 use crate::app::Phase;
 use crate::app::Slot;
+use crate::delivery::PageRead;
 use crate::delivery::Reading;
 use crate::delivery::Subscription;
 use crate::delivery::encode;
 use crate::delivery::encode::MessageView;
+use crate::delivery::gapless;
+use crate::delivery::read_page;
 
 /// Bytes of frames that are gathered for one flush, if one frame alone is not larger. With the time
 /// below it is also the slowest reading that is put up with: about a kilobyte a second.
 pub const FLUSH_BYTES_MAX: usize = 32 << 10;
 /// How long a flush may take before the client counts as not reading.
 const FLUSH_MAX: Duration = Duration::from_secs(30);
-/// Messages read from storage at a time for a socket that is behind, and bytes of them if each is
-/// as large as it may be.
-const CATCH_UP_MESSAGES_MAX: usize = 128;
-const CATCH_UP_BYTES_MAX: usize = 2 << 20;
-/// Pause before history is asked for again when it could not be read.
-const CATCH_UP_RETRY: Duration = Duration::from_millis(100);
 /// How long a stopping node waits for the answers to what a socket has sent.
 const FINISH_MAX: Duration = Duration::from_millis(1_000);
 /// Typing events a second of one socket that are passed on.
@@ -96,9 +90,6 @@ pub struct Session {
     _slot: Slot,
     _open: OpenGuard,
 }
-
-/// A page of history on its way.
-type PageRead = BoxFuture<'static, Result<Vec<Message>, ReadError>>;
 
 /// Why the loop ended.
 #[derive(Debug)]
@@ -142,7 +133,7 @@ impl Session {
         if dialect == Dialect::Rich {
             out.push(frames::hello(head, app.node.id(), Uuid::now_v7()));
             if let Some(subscription) = &mut subscription {
-                subscription.with_events();
+                out.extend(app.hub.with_events(subscription));
             }
         }
         let now = Instant::now();
@@ -282,7 +273,7 @@ impl Session {
             Reading::Behind => {
                 let cursor = subscription.cursor();
                 self.app.counters.catch_up_pages.one();
-                self.page = Some(read_page(&self.app, &self.channel, cursor).boxed());
+                self.page = Some(read_page(&self.app, &self.channel, cursor));
                 false
             }
         }
@@ -395,7 +386,7 @@ impl Session {
             key: nonce.map(IdempotencyKey::parse).transpose()?,
             expected_head: None,
             reply_to,
-            call: None,
+            call: self.app.agents.call(message),
         })
     }
 
@@ -456,40 +447,6 @@ impl Session {
     }
 }
 
-/// Reads what follows `cursor`. Empty when it cannot be read for now: the socket stays open and
-/// asks again, until there is a leader.
-fn read_page(
-    app: &App,
-    channel: &Arc<Channel>,
-    cursor: u64,
-) -> impl Future<Output = Result<Vec<Message>, ReadError>> + Send + 'static {
-    let node = app.node.clone();
-    let channel = channel.clone();
-    let fitting = CATCH_UP_BYTES_MAX / app.limits.message_bytes_max;
-    let range = Range::After {
-        seq: cursor,
-        limit: fitting.clamp(1, CATCH_UP_MESSAGES_MAX),
-    };
-    async move {
-        let mut page = node.messages(&channel, range, Consistency::Stale).await;
-        if page.as_ref().is_ok_and(|page| page.messages.is_empty()) {
-            // Whoever answered was behind what this node was told of; the leader is not.
-            page = node
-                .messages(&channel, range, Consistency::Linearizable)
-                .await;
-        }
-        match page {
-            Ok(page) if !page.messages.is_empty() => Ok(page.messages),
-            Ok(_) | Err(ReadError::NoLeader | ReadError::Busy) => {
-                #[expect(clippy::disallowed_methods, reason = "a refused read says no when")]
-                tokio::time::sleep(CATCH_UP_RETRY).await;
-                Ok(Vec::new())
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
 /// Where to end the flush that begins at `from`: at least one frame, then up to the bound.
 fn flush_end(frames: &[Bytes], from: usize) -> usize {
     let mut bytes = 0;
@@ -500,17 +457,6 @@ fn flush_end(frames: &[Bytes], from: usize) -> usize {
         }
     }
     frames.len()
-}
-
-/// The messages up to the first gap, of which there should be none.
-fn gapless(messages: &[Message]) -> &[Message] {
-    let gap = messages
-        .windows(2)
-        .position(|pair| pair[1].seq != pair[0].seq + 1);
-    match gap {
-        Some(index) => &messages[..=index],
-        None => messages,
-    }
 }
 
 #[cfg(test)]

@@ -100,6 +100,21 @@ fn channels_that_are_made_to_close() {
     survives(81, &kinds, NetworkKind::Best, 25);
 }
 
+/// Every command to an agent has one reply, though the agent's server lets half of the calls fail.
+#[test]
+fn commands_while_nodes_are_killed_and_paused() {
+    use FaultKind::{Kill, KillLeader, PauseLeader};
+    let settings = Settings {
+        workloads: vec![Workload::Commands, Workload::Append, Workload::Streams],
+        commands: 60,
+        channels_asked: Some(12),
+        rate: 20.0,
+        ..Settings::new(91)
+    };
+    let kinds = [Kill, KillLeader, PauseLeader];
+    survives_as(&settings, &kinds, NetworkKind::Plain, 20);
+}
+
 #[test]
 fn disks_and_clocks() {
     use FaultKind::{ClockJump, ClockSkew, CorruptWal, FsyncError};

@@ -31,6 +31,31 @@ fn an_unknown_key_of_the_cluster_file_is_named_and_ends_the_start() {
 }
 
 #[test]
+fn an_agent_without_its_secret_ends_the_start_and_says_which() {
+    run(60, async {
+        let cluster = Cluster::prepare(options(1)).unwrap();
+        let agent = "\n[[agent]]\nname = \"ask\"\nkind = \"openai\"\nmodel = \"m\"\n\
+                     base_url = \"http://127.0.0.1:9/v1\"\n";
+        for (key, says) in [
+            ("api_key_env = \"ACCORD_NO_SUCH_KEY\"", "ACCORD_NO_SUCH_KEY"),
+            ("api_key_file = \"/no/such/key\"", "/no/such/key"),
+            ("modle = \"m\"", "modle"),
+            ("url = \"http://a/\"", "agent \"ask\": url"),
+        ] {
+            let oddity = Oddity {
+                extra: format!("{agent}{key}\n"),
+                ..Oddity::default()
+            };
+            cluster.start_odd(1, &oddity).unwrap();
+            let ended = cluster.wait_ended(1, Instant::now(), REFUSAL_MAX).await;
+            assert!(!ended.unwrap().status.success());
+            let log = cluster.log(1);
+            assert!(log.contains(says), "{log}");
+        }
+    });
+}
+
+#[test]
 fn a_data_directory_serves_one_process_only() {
     run(60, async {
         let cluster = own_cluster(1).await;

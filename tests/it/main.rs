@@ -11,6 +11,7 @@
 
 mod support;
 
+mod agents;
 mod any_node;
 mod bad_requests;
 mod bench;
@@ -20,6 +21,7 @@ mod connecting;
 mod costs;
 mod crowd;
 mod disk;
+mod events;
 mod hibernation;
 mod http_manners;
 mod idempotency;

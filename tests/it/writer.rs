@@ -221,6 +221,7 @@ mod planted {
             username: "ann".to_owned(),
             message: text.to_owned(),
             reply_to: None,
+            agent: None,
         }
     }
 

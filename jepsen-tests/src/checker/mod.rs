@@ -1,6 +1,6 @@
 //! Decides whether a history keeps the promises.
 //!
-//! One file for each property, P1 to P14; [`Property::statement`] says them in words. `F` is the
+//! One file for each property, P1 to P16; [`Property::statement`] says them in words. `F` is the
 //! final log of a channel, as read from every node after healing.
 //!
 //! Invariants:
@@ -28,6 +28,8 @@ mod p11_resume;
 mod p12_caught_up;
 mod p13_key;
 mod p14_healed;
+mod p15_answered;
+mod p16_asked;
 mod report;
 
 pub use figures::{Counts, FaultCounts, Figures, Gap, Spread};
@@ -41,7 +43,7 @@ use facts::Facts;
 const KEYS_REMEMBERED: usize = 100_000;
 
 /// What needs F to be checked in full.
-const NEEDS_LOG: [Property; 10] = [
+const NEEDS_LOG: [Property; 12] = [
     Property::P1,
     Property::P2,
     Property::P3,
@@ -52,6 +54,8 @@ const NEEDS_LOG: [Property; 10] = [
     Property::P12,
     Property::P13,
     Property::P14,
+    Property::P15,
+    Property::P16,
 ];
 
 /// Checks every property and counts the figures.
@@ -76,6 +80,8 @@ pub fn check(history: &History) -> Report {
     p12_caught_up::check(&facts, &mut report);
     p13_key::check(&facts, &mut report);
     p14_healed::check(&facts, &mut report);
+    p15_answered::check(&facts, &mut report);
+    p16_asked::check(&facts, &mut report);
     report
 }
 

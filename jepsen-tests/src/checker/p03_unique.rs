@@ -1,7 +1,7 @@
 //! P3: F holds nothing twice; lists neither.
 //!
 //! An id is never given twice, and a body is in the log once, however often it was tried, while
-//! the contract remembers its key. O(messages of the different final logs + entries of lists).
+//! the contract remembers its key. Agents may say the same again; how often they answer is for P15. O(messages of the different final logs + entries of lists).
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,7 +23,10 @@ fn bodies(channel: &Channel<'_>, log: &Log<'_>, report: &mut Report) {
     let mut known = HashMap::with_capacity(log.messages.len());
     for (place, seen) in log.messages.iter().enumerate() {
         let twice_given = log.place(&seen.id).is_some_and(|first| first != place);
-        let former = known.insert((seen.user.as_str(), seen.body.as_str()), place);
+        let former = match seen.reply {
+            Some(_) => None,
+            None => known.insert((seen.user.as_str(), seen.body.as_str()), place),
+        };
         let what = match former {
             Some(former) if place - former <= KEYS_REMEMBERED => format!(
                 "{:?} stands at {} and again at {} on {}",

@@ -126,10 +126,12 @@ pub enum Property {
     P12,
     P13,
     P14,
+    P15,
+    P16,
 }
 
 impl Property {
-    pub const ALL: [Property; 14] = [
+    pub const ALL: [Property; 16] = [
         Property::P1,
         Property::P2,
         Property::P3,
@@ -144,6 +146,8 @@ impl Property {
         Property::P12,
         Property::P13,
         Property::P14,
+        Property::P15,
+        Property::P16,
     ];
 
     /// The promise in words.
@@ -166,6 +170,10 @@ impl Property {
                 "after healing every node is ready, every channel writable within 30 s, and all \
                  replicas agree"
             }
+            Property::P15 => {
+                "every command in F has one reply, after it, by the agent that it calls"
+            }
+            Property::P16 => "every reply in F answers a command in F",
         }
     }
 }

@@ -50,6 +50,9 @@ pub struct Message {
     pub message: String,
     #[serde(default)]
     pub reply_to: Option<String>,
+    /// The agent whose answer it is.
+    #[serde(default)]
+    pub agent: Option<String>,
 }
 
 /// RFC 9457, with the text repeated in `message`.
@@ -125,6 +128,20 @@ pub struct ChannelView {
     pub state_hash: Option<String>,
 }
 
+/// A piece of an agent's answer that is not committed yet.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct AgentDelta {
+    /// The id of the command.
+    pub job: String,
+    pub agent: String,
+    pub attempt: u64,
+    /// In UTF-16 code units.
+    pub offset: u64,
+    pub text: String,
+    #[serde(default)]
+    pub ended: Option<String>,
+}
+
 /// A text frame from the server.
 #[derive(Debug, Clone)]
 pub struct Frame {
@@ -150,6 +167,7 @@ pub enum Kind {
     Presence,
     Typing,
     Pong,
+    AgentDelta(AgentDelta),
     /// Any other type, by its name.
     Other(String),
 }
@@ -186,6 +204,7 @@ fn kind(raw: &Value) -> Result<Kind, serde_json::Error> {
             "presence" => Kind::Presence,
             "typing" => Kind::Typing,
             "pong" => Kind::Pong,
+            "agent_delta" => Kind::AgentDelta(AgentDelta::deserialize(raw)?),
             other => Kind::Other(other.to_owned()),
         },
     )
@@ -218,7 +237,7 @@ mod tests {
             Kind::Hello { seq: 4 }
         ));
         assert!(matches!(
-            Frame::parse(r#"{"type":"agent_delta"}"#).unwrap().kind,
+            Frame::parse(r#"{"type":"something new"}"#).unwrap().kind,
             Kind::Other(_)
         ));
     }

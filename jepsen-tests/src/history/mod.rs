@@ -156,6 +156,26 @@ pub struct Seen {
     pub body: String,
     /// Unix time in milliseconds, as stamped by the leader.
     pub timestamp: u64,
+    /// Whose answer it is, and to what; none for what clients send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Reply>,
+}
+
+/// What makes a message an agent's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    pub agent: String,
+    /// The id of the command.
+    pub to: Option<String>,
+}
+
+impl Seen {
+    /// The agent that the message calls. In a run a message of a client begins with a slash if, and
+    /// only if, it is a command.
+    pub fn command(&self) -> Option<&str> {
+        let word = self.body.strip_prefix('/')?.split(' ').next()?;
+        self.reply.is_none().then_some(word)
+    }
 }
 
 /// One connection that receives a channel's messages.

@@ -286,6 +286,7 @@ mod tests {
                 user: "u".into(),
                 body: "b".into(),
                 timestamp: 1,
+                reply: None,
             },
         );
         recorder.end(id, StreamEnd::Left);

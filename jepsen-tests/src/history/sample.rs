@@ -36,6 +36,7 @@ pub fn small() -> History {
         user: "ann".to_owned(),
         body: "said \"so\"".to_owned(),
         timestamp: 1_000 + seq,
+        reply: None,
     };
     let channel = ChannelIx(0);
     History {
@@ -139,13 +140,16 @@ fn via() -> impl Strategy<Value = Via> {
 }
 
 fn seen() -> impl Strategy<Value = Seen> {
-    (any::<u64>(), text(), text(), text(), any::<u64>()).prop_map(
-        |(seq, id, user, body, timestamp)| Seen {
+    let reply = (text(), prop::option::of(text())).prop_map(|(agent, to)| Reply { agent, to });
+    let reply = prop::option::of(reply);
+    (any::<u64>(), text(), text(), text(), any::<u64>(), reply).prop_map(
+        |(seq, id, user, body, timestamp, reply)| Seen {
             seq,
             id,
             user,
             body,
             timestamp,
+            reply,
         },
     )
 }

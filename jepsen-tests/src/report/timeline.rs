@@ -572,6 +572,7 @@ mod tests {
                 user: "u".to_owned(),
                 body: "b".to_owned(),
                 timestamp: 1,
+                reply: None,
             }),
         }
     }

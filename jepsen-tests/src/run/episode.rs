@@ -9,16 +9,18 @@ use tokio::time::Instant;
 
 use super::settings::{Nemesis, Settings};
 use super::{Say, Verdict, artifacts, ending};
+use crate::agents::{Endpoint, Script};
 use crate::checker::{self, Report};
 use crate::client::wire::ChannelRef;
 use crate::history::recorder::Setting;
 use crate::history::{Bite, FaultRecord, History, Outcome, Recorder, RunClock, Value};
 use crate::nemesis::{self, FaultKind, Step};
 use crate::rng::Rng;
+use crate::workload::commands::agent_section;
 use crate::workload::context::{Context, NodeAddress, Oddities};
 use crate::workload::rest::Rest;
 use crate::workload::{self, Clients, Phase};
-use crate::world::{World, WorldError, WorldOptions};
+use crate::world::{NetworkKind, World, WorldError, WorldOptions};
 
 /// Load before the first fault may strike, so that there is something to lose.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -26,6 +28,8 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const UNDO_WITHIN: Duration = Duration::from_secs(120);
 /// Clients end within their longest wait for an answer.
 const CLIENTS_END_WITHIN: Duration = Duration::from_secs(30);
+/// How many of a hundred calls the agent's server lets fail.
+const FAILING_PERCENT: u64 = 50;
 /// Attempts to make the run's server and channels.
 const SETUP_ATTEMPTS_MAX: u32 = 100;
 const SETUP_PAUSE: Duration = Duration::from_millis(100);
@@ -67,7 +71,16 @@ pub enum RunError {
 
 /// Runs one episode. An error means that there is nothing to judge.
 pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Episode, RunError> {
-    let world = World::start(world_options(settings)).await?;
+    // Before the nodes, which are told where it is, and until they have ended.
+    let endpoint = match settings.has_commands() {
+        true => Some(start_endpoint(settings).await?),
+        false => None,
+    };
+    let world = World::start(WorldOptions {
+        extra: endpoint.as_ref().map(agent_section).unwrap_or_default(),
+        ..world_options(settings)
+    })
+    .await?;
     let (kinds, cannot) = chosen(settings, &world);
     for (kind, why) in &cannot {
         say(&format!("cannot inject {kind} here: {why}"));
@@ -76,7 +89,12 @@ pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Episode, RunError>
     let (phase, watched) = watch::channel(Phase::Running);
     let nodes: Vec<NodeAddress> = addresses(&world);
     let channels = set_up(settings, &recorder, &nodes, &watched).await?;
-    let context = Arc::new(Context::new(recorder.clone(), nodes, channels, watched));
+    let mut context = Context::new(recorder.clone(), nodes, channels, watched);
+    context.commands = match settings.has_commands() {
+        true => settings.commands,
+        false => 0,
+    };
+    let context = Arc::new(context);
     say(&format!(
         "{} nodes, {} channels, faults: {}",
         settings.nodes,
@@ -102,6 +120,9 @@ pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Episode, RunError>
     let _ = phase.send(Phase::Done);
     reasons.extend(drained(&mut subscribers, "a subscriber").await);
 
+    if let Some(endpoint) = &endpoint {
+        tell_calls(endpoint, say);
+    }
     reasons.extend(toothless(&kinds, &faults, settings, &cannot));
     for fault in faults {
         recorder.fault(fault);
@@ -136,6 +157,36 @@ pub async fn run(settings: &Settings, say: Say<'_>) -> Result<Episode, RunError>
         episode.kept = Some(keep(settings, &world, &episode)?);
     }
     Ok(episode)
+}
+
+/// The agent's server of a run with commands. It must be reachable for the nodes.
+async fn start_endpoint(settings: &Settings) -> Result<Endpoint, RunError> {
+    if !matches!(settings.network, NetworkKind::Plain | NetworkKind::Proxy) {
+        let why = "commands need the network to be plain or proxy: in a namespace of its own a node \
+                   does not reach the agent's server";
+        return Err(RunError::Setup(why.to_owned()));
+    }
+    let script = Script::Seeded {
+        seed: settings.seed,
+        failing: FAILING_PERCENT,
+    };
+    let started = Endpoint::start(script).await;
+    started.map_err(|source| RunError::Io {
+        what: "starting the agent's server".to_owned(),
+        source,
+    })
+}
+
+fn tell_calls(endpoint: &Endpoint, say: Say<'_>) {
+    let ledger = endpoint.ledger();
+    let calls: u64 = ledger.values().map(|asked| asked.calls).sum();
+    let most = ledger.values().map(|asked| asked.calls).max().unwrap_or(0);
+    let twice = ledger.values().filter(|asked| asked.answered > 1).count();
+    say(&format!(
+        "the agent's server was asked for {} commands in {calls} calls, {most} for one at the most; \
+         it answered {twice} more than once",
+        ledger.len()
+    ));
 }
 
 /// Replicas that were closed because nobody used them, by nodes that run still and say so.

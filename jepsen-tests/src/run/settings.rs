@@ -20,6 +20,8 @@ pub const NETWORKS: [(&str, NetworkKind); 4] = [
 
 /// Appends per second of an episode for which none are asked for.
 pub const RATE_DEFAULT: f64 = 120.0;
+/// Commands of an episode for which no number is asked for.
+pub const COMMANDS_DEFAULT: u64 = 100;
 /// Fewest and most channels that a seed chooses.
 const CHANNELS: (u64, u64) = (3, 9);
 /// Most kinds of fault that a seed mixes in one episode of a campaign.
@@ -41,6 +43,10 @@ pub struct Settings {
     pub network: NetworkKind,
     /// Appends per second of all clients together.
     pub rate: f64,
+    /// How many channels; none for as many as the seed chooses.
+    pub channels_asked: Option<u64>,
+    /// Commands of an episode with that workload.
+    pub commands: u64,
     /// How long nobody has used a channel when it falls asleep; none for the product's own time, in
     /// which no channel of a run does.
     pub idle_ms: Option<u64>,
@@ -80,9 +86,11 @@ impl Settings {
             nodes: 3,
             nemesis: Nemesis::All,
             time: Duration::from_secs(60),
-            workloads: Workload::ALL.to_vec(),
+            workloads: Workload::USUAL.to_vec(),
             network: NetworkKind::Best,
             rate: RATE_DEFAULT,
+            channels_asked: None,
+            commands: COMMANDS_DEFAULT,
             idle_ms: None,
             keep: false,
             out: PathBuf::from("jepsen-out"),
@@ -108,7 +116,13 @@ impl Settings {
         if let Some(idle_ms) = self.idle_ms {
             arguments.push(format!("--idle-ms {idle_ms}"));
         }
-        if self.workloads.len() != Workload::ALL.len() {
+        if let Some(channels) = self.channels_asked {
+            arguments.push(format!("--channels {channels}"));
+        }
+        if self.has_commands() {
+            arguments.push(format!("--commands {}", self.commands));
+        }
+        if self.workloads != Workload::USUAL {
             arguments.push(format!("--workload {}", listed(&self.workloads)));
         }
         if !arguments.is_empty() {
@@ -122,8 +136,16 @@ impl Settings {
 
     /// How many channels the load goes to.
     pub fn channels(&self) -> u64 {
+        if let Some(channels) = self.channels_asked {
+            return channels;
+        }
         let mut rng = Rng::new(self.seed ^ 0xc4a7);
         CHANNELS.0 + rng.below(CHANNELS.1 - CHANNELS.0 + 1)
+    }
+
+    /// Whether an agent is called.
+    pub fn has_commands(&self) -> bool {
+        self.workloads.contains(&Workload::Commands)
     }
 
     /// Whether clients are to rest, so that channels sleep.

@@ -254,6 +254,7 @@ mod tests {
                     user: "u".to_owned(),
                     body: id.to_string(),
                     timestamp: 0,
+                    reply: None,
                 }),
             },
         }

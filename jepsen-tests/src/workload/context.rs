@@ -36,6 +36,8 @@ pub struct Context {
     pub nodes: Vec<NodeAddress>,
     pub channels: Vec<ChannelRef>,
     pub phase: watch::Receiver<Phase>,
+    /// How many commands the clients of that workload make together.
+    pub commands: u64,
     /// Until when each node is avoided, in the order of `nodes`.
     shunned: Vec<AtomicU64>,
     /// The last seq that each subscriber got.
@@ -65,6 +67,7 @@ impl Context {
             nodes,
             channels,
             phase,
+            commands: 0,
             reached: Mutex::new(BTreeMap::new()),
             oddities: Mutex::new(Oddities::default()),
         }

@@ -9,6 +9,7 @@
 //! - what an answer proves is decided in [`outcome`] alone.
 
 pub mod append;
+pub mod commands;
 pub mod conditional;
 pub mod context;
 pub mod listing;
@@ -81,10 +82,25 @@ pub enum Workload {
     Listing,
     /// Linearizable reads of sessions that stay on one node.
     Linearizable,
+    /// Commands to an agent whose server fails as it is told. Not among the usual ones: the nodes
+    /// must reach that server, which needs a plain network.
+    Commands,
 }
 
 impl Workload {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
+        Self::Append,
+        Self::Sockets,
+        Self::Stale,
+        Self::Streams,
+        Self::Retries,
+        Self::Conditional,
+        Self::Listing,
+        Self::Linearizable,
+        Self::Commands,
+    ];
+    /// Those of an episode for which none are named.
+    pub const USUAL: [Self; 8] = [
         Self::Append,
         Self::Sockets,
         Self::Stale,
@@ -105,6 +121,7 @@ impl Workload {
             Self::Conditional => "conditional",
             Self::Listing => "listing",
             Self::Linearizable => "linearizable",
+            Self::Commands => "commands",
         }
     }
 
@@ -117,6 +134,7 @@ impl Workload {
             Self::Streams => 8,
             Self::Retries | Self::Linearizable => 6,
             Self::Conditional | Self::Listing => 2,
+            Self::Commands => commands::CLIENTS,
         }
     }
 
@@ -127,6 +145,7 @@ impl Workload {
             Self::Sockets => 8.0,
             Self::Retries => 3.0,
             Self::Conditional => 1.0,
+            Self::Commands => 2.0,
             Self::Stale | Self::Streams | Self::Listing | Self::Linearizable => 0.0,
         }
     }
@@ -193,6 +212,7 @@ pub fn start(context: &Arc<Context>, workloads: &[Workload], rate: f64, seed: u6
                 Workload::Conditional => askers.spawn(conditional::run(client)),
                 Workload::Listing => askers.spawn(listing::run(client)),
                 Workload::Linearizable => askers.spawn(sessions::linearizable(client)),
+                Workload::Commands => askers.spawn(commands::run(client)),
             };
         }
     }

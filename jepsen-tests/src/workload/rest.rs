@@ -12,7 +12,7 @@ use super::outcome;
 use crate::client::api::{Api, link_next};
 use crate::client::http::{Http, HttpError, Response};
 use crate::client::wire::{Channel, Message, Server};
-use crate::history::{Action, ChannelIx, Listed, Outcome, Range, Seen, Value, Via};
+use crate::history::{Action, ChannelIx, Listed, Outcome, Range, Reply, Seen, Value, Via};
 use crate::world::PROBE_SERVER;
 
 /// How long a client waits for an answer before it takes the outcome as unknown. Shorter than the
@@ -296,6 +296,10 @@ pub fn seen(message: Message) -> Seen {
         user: message.username,
         body: message.message,
         timestamp: message.timestamp,
+        reply: message.agent.map(|agent| Reply {
+            agent,
+            to: message.reply_to,
+        }),
     }
 }
 

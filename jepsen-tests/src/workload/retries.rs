@@ -42,7 +42,7 @@ pub async fn run(mut client: Client) {
 }
 
 /// The node that acknowledged; none if it was refused for good or the run's load ended.
-async fn until_acknowledged(
+pub async fn until_acknowledged(
     client: &mut Client,
     rest: &mut Rest,
     post: &Post,

@@ -259,7 +259,14 @@ impl Sender {
                     self.context.odd("a socket was greeted twice".to_owned());
                 }
             }
-            (Kind::Hello { .. } | Kind::Presence | Kind::Typing | Kind::Pong, _) => {}
+            (
+                Kind::Hello { .. }
+                | Kind::Presence
+                | Kind::Typing
+                | Kind::Pong
+                | Kind::AgentDelta(_),
+                _,
+            ) => {}
             (Kind::Message(_) | Kind::Other(_), _) => {
                 self.context.odd(format!("a sender got {}", frame.raw));
             }

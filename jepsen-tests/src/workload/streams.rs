@@ -114,7 +114,7 @@ async fn follow(
                             context.odd("a socket was greeted twice".to_owned());
                         }
                     }
-                    Kind::Presence | Kind::Typing | Kind::Pong => {}
+                    Kind::Presence | Kind::Typing | Kind::Pong | Kind::AgentDelta(_) => {}
                     Kind::Ack { .. } | Kind::Error { .. } | Kind::Other(_) => {
                         context.odd(format!("a subscriber got {}", frame.raw));
                     }

@@ -2,7 +2,7 @@
 //! unbroken.
 
 use accord_jepsen::checker::{ANOMALIES_KEPT_MAX, Property, Property::*, check};
-use accord_jepsen::history::{Action, ChannelIx, History, Outcome, StreamEnd, Value};
+use accord_jepsen::history::{Action, ChannelIx, History, Outcome, Reply, Seen, StreamEnd, Value};
 
 use crate::sketch::*;
 
@@ -67,6 +67,29 @@ fn acknowledgement(history: &mut History, place: usize) -> &mut accord_jepsen::h
             value: Value::Appended(seen),
         } => seen,
         other => panic!("not an acknowledgement: {other:?}"),
+    }
+}
+
+/// As [`three`], and then a command with its reply.
+fn answered() -> History {
+    let command = message(4, "/ask why");
+    let mut messages = vec![m(1), m(2), m(3), command.clone()];
+    messages.push(reply(5, "ask", &command.id));
+    let mut history = holding(&messages);
+    for (seen, start) in messages[..4].iter().zip([10, 30, 50, 70]) {
+        history.appended((start, start + 10), seen);
+    }
+    history
+}
+
+fn reply(seq: u64, agent: &str, to: &str) -> Seen {
+    Seen {
+        user: agent.to_owned(),
+        reply: Some(Reply {
+            agent: agent.to_owned(),
+            to: Some(to.to_owned()),
+        }),
+        ..message(seq, &format!("answer {seq}"))
     }
 }
 
@@ -625,6 +648,72 @@ const CASES: &[Case] = &[
             history.ending.as_mut().expect("these histories end").logs[2].state_hash = None
         },
         properties: &[P14],
+    },
+    Case {
+        name: "a command without a reply",
+        sound: answered,
+        breaks: |history| logs(history, |_, log| drop(log.pop())),
+        properties: &[P15],
+    },
+    Case {
+        name: "a command with two replies",
+        sound: answered,
+        breaks: |history| {
+            logs(history, |_, log| {
+                log.push(Seen {
+                    id: "id of another".to_owned(),
+                    ..reply(6, "ask", "id of /ask why")
+                });
+            });
+        },
+        properties: &[P15],
+    },
+    Case {
+        name: "a command answered by another agent",
+        sound: answered,
+        breaks: |history| {
+            logs(history, |_, log| {
+                log[4] = reply(5, "other", "id of /ask why")
+            })
+        },
+        properties: &[P15],
+    },
+    Case {
+        name: "a reply before its command",
+        sound: answered,
+        breaks: |history| {
+            logs(history, |_, log| {
+                let late = Seen {
+                    seq: 5,
+                    ..log[3].clone()
+                };
+                log[3] = Seen {
+                    seq: 4,
+                    ..log[4].clone()
+                };
+                log[4] = late;
+            });
+            acknowledgement(history, 3).seq = 5;
+        },
+        properties: &[P15],
+    },
+    Case {
+        name: "a reply to what is no command",
+        sound: answered,
+        breaks: |history| logs(history, |_, log| log.push(reply(6, "ask", "id of m1"))),
+        properties: &[P16],
+    },
+    Case {
+        name: "a reply to nothing",
+        sound: answered,
+        breaks: |history| {
+            logs(history, |_, log| {
+                let mut unasked = reply(6, "ask", "");
+                unasked.reply.as_mut().expect("it is one").to = None;
+                log.push(unasked);
+            });
+        },
+        properties: &[P16],
     },
     Case {
         name: "a node gives no log",

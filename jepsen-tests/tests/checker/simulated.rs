@@ -274,6 +274,7 @@ impl System {
                     user,
                     body,
                     timestamp: self.clock,
+                    reply: None,
                 };
                 self.logs[channel.0 as usize].push(seen.clone());
                 if let Some(place) = place {

@@ -22,6 +22,7 @@ pub fn message(seq: u64, body: &str) -> Seen {
         user: "ann".to_owned(),
         body: body.to_owned(),
         timestamp: 1_700_000_000_000 + seq,
+        reply: None,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::client::http::Http;
 use crate::history::{ChannelIx, Ending, FinalLog, Nanos, Outcome, Range, Value};
 use crate::rng::Rng;
 use crate::wait::wait_until;
+use crate::workload::commands;
 use crate::workload::context::{Context, NodeAddress};
 use crate::workload::rest::{Post, Rest};
 use crate::workload::retries::may_be_cured;
@@ -70,6 +71,7 @@ pub async fn look(
     let all_ready = ready.iter().all(|(_, at)| at.is_some());
     let all_writable = writable.iter().all(|(_, at)| at.is_some());
     let patience = Patience::WHOLE.after(all_ready && all_writable);
+    let (heads, patience) = wait_for_replies(context, heads, patience, say).await;
     let patience = wait_for_all_to_show(context, &heads, patience, say).await;
     let states = context.channel_ixs().map(|channel| async move {
         let (holders, hashes) = logs::replicas(context, channel, patience.hashes).await;
@@ -99,6 +101,31 @@ fn say_who_is_ready(ready: &[(u64, Option<Nanos>)], healed: Nanos, say: Say<'_>)
             None => say(&format!("node {node} is NOT READY after healing")),
         }
     }
+}
+
+/// Waits for the agent's replies, if it was asked anything. Where the channels end then, and the
+/// patience that is left.
+async fn wait_for_replies(
+    context: &Context,
+    mut heads: BTreeMap<ChannelIx, u64>,
+    patience: Patience,
+    say: Say<'_>,
+) -> (BTreeMap<ChannelIx, u64>, Patience) {
+    if context.commands == 0 {
+        return (heads, patience);
+    }
+    let waits = heads.keys().map(|channel| async {
+        let head = commands::answered(context, *channel, patience.replies).await;
+        (*channel, head)
+    });
+    let answered = join_all(waits).await;
+    let all = answered.iter().all(|(_, head)| head.is_some());
+    if !all {
+        say("some command has no reply");
+    }
+    let reached = answered.into_iter();
+    heads.extend(reached.filter_map(|(channel, head)| Some((channel, head?))));
+    (heads, patience.after(all))
 }
 
 /// Waits for nodes and subscribers to show what is in the channels; the patience that is left.

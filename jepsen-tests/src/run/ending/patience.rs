@@ -6,6 +6,8 @@ use std::time::Duration;
 /// history shows by then that the cluster did not heal, and what else is broken shows at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
+    /// For agents to answer what they were asked.
+    pub replies: Duration,
     /// For every node to show what every other node shows.
     pub level: Duration,
     /// For subscribers to get what is in the channels.
@@ -18,6 +20,7 @@ pub struct Patience {
 
 impl Patience {
     pub const WHOLE: Self = Self {
+        replies: Duration::from_secs(60),
         level: Duration::from_secs(30),
         streams: Duration::from_secs(30),
         hashes: Duration::from_secs(15),
@@ -26,6 +29,7 @@ impl Patience {
     pub const GLANCE: Self = {
         let glance = Duration::from_secs(5);
         Self {
+            replies: glance,
             level: glance,
             streams: glance,
             hashes: glance,
