@@ -42,6 +42,7 @@ fn committed() -> Committed {
         username: text("user".to_owned()),
         body: text("x".repeat(BODY_BYTES)),
         reply_to: None,
+        agent: None,
     };
     Committed {
         first_seq: 1,
