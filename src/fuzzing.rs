@@ -2,6 +2,8 @@
 //! operator, and asserts more than that nothing panics. Compiled for tests, which feed them the kept
 //! corpus, and with the feature `fuzzing`.
 
+use crate::agents::delta::Delta;
+use crate::agents::openai;
 use crate::api::extract;
 use crate::api::query::Query;
 use crate::config::Config;
@@ -78,6 +80,20 @@ pub fn cluster_toml(bytes: &[u8]) {
     }
 }
 
+/// What a model server streams, in pieces of whatever size.
+pub fn agent_answer(bytes: &[u8]) {
+    const BYTES_MAX: usize = 1_000;
+    let Some((first, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let whole = openai::said(bytes, bytes.len(), BYTES_MAX);
+    let in_pieces = openai::said(bytes, usize::from(*first), BYTES_MAX);
+    assert_eq!(whole, in_pieces, "how it was cut matters");
+    assert!(whole.1.len() <= BYTES_MAX, "a reply too long");
+    // Nodes send each other deltas of it.
+    let _ = Delta::parse(bytes);
+}
+
 #[cfg(test)]
 #[path = "../fuzz/corpus.rs"]
 mod corpus;
@@ -91,6 +107,7 @@ mod tests {
         corpus::feed("socket_frame", socket_frame);
         corpus::feed("api_query", api_query);
         corpus::feed("cluster_toml", cluster_toml);
+        corpus::feed("agent_answer", agent_answer);
     }
 
     #[test]
@@ -120,6 +137,25 @@ mod tests {
                 seed("cursor", "cursor=18446744073709551615&limit=1000"),
                 seed("username", "username=100%%20me+%C3%A4&publish_only=true"),
                 seed("id", &format!("after={id}&limit=0")),
+            ],
+        );
+        let event = |text: &str| format!("data: {{\"choices\":[{text}]}}\n\n");
+        let stream = [
+            "\u{7}\u{feff}: hello\r\n".to_owned(),
+            event(r#"{"index":0,"delta":{"role":"assistant"}}"#),
+            event(r#"{"index":0,"delta":{"content":"Hei \u00e4"}}"#),
+            event(r#"{"index":0,"delta":{},"finish_reason":"stop"}"#),
+            "data: [DONE]\n\n".to_owned(),
+        ];
+        corpus::keep(
+            "agent_answer",
+            &[
+                seed("stream", &stream.concat()),
+                seed(
+                    "error",
+                    "\u{3}data: {\"error\":{\"message\":\"no\"}}\r\n\r\n",
+                ),
+                seed("page", "\u{1}<html>\n\n</html>"),
             ],
         );
         corpus::keep(

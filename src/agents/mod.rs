@@ -24,7 +24,7 @@ pub mod delta;
 mod endpoint;
 mod executor;
 mod http;
-mod openai;
+pub mod openai;
 pub mod partial;
 mod question;
 mod retry;

@@ -196,7 +196,8 @@ async fn cancel(around: &Surroundings<'_>, question: &Question) -> Result<String
         None => jobs.retain(|job| job.username == *asker),
     }
     let mut ended = Vec::new();
-    for job in jobs {
+    // The newest first: an older one that ends would only let it begin.
+    for job in jobs.into_iter().rev() {
         match node.cancel_job(channel, job.id).await {
             Ok(()) => ended.push(format!("/{} (message {})", job.agent, job.seq)),
             Err(CancelError::NotFound | CancelError::Over) => {}

@@ -18,7 +18,7 @@ use crate::wait::moment;
 /// Between two bytes of an answer that drips.
 const DRIP: Duration = Duration::from_millis(2);
 /// Most bytes that drip; the rest comes at once.
-const DRIPPING_BYTES_MAX: usize = 400;
+const DRIPPING_BYTES_MAX: usize = 200;
 
 /// A running endpoint; it ends when dropped.
 pub struct Endpoint {

@@ -74,28 +74,60 @@ impl OpenAi {
 }
 
 async fn stream(answer: &mut Answer, partial: &Partial) -> Result<(), Failure> {
-    let mut parser = Parser::default();
-    let mut events = Vec::new();
-    let mut bytes = 0;
+    let mut reading = Reading::default();
     while let Some(chunk) = answer.chunk().await? {
-        bytes += chunk.len();
-        if bytes > STREAM_BYTES_MAX {
-            let detail = format!("the answer has more than {STREAM_BYTES_MAX} bytes");
-            return Err(Failure::new(FailureKind::TooLarge, detail));
+        if reading.take(&chunk, partial)? {
+            return Ok(());
         }
-        let fed = parser.feed(&chunk, &mut events);
-        for data in events.drain(..) {
-            let piece = format::piece(&data)?;
-            partial.push(&piece.text);
-            // Whatever comes beyond what a message can hold would be thrown away.
-            if piece.is_last || partial.is_full() {
-                return Ok(());
-            }
-        }
-        fed.map_err(|error| Failure::new(FailureKind::Garbage, error.to_string()))?;
     }
     Err(Failure::new(
         FailureKind::Cut,
         "the answer ended before it was whole",
     ))
+}
+
+/// A streamed answer as far as it has come. No I/O.
+#[derive(Default)]
+struct Reading {
+    parser: Parser,
+    events: Vec<String>,
+    bytes: usize,
+}
+
+impl Reading {
+    /// Takes the next bytes; true if nothing more is needed.
+    fn take(&mut self, chunk: &[u8], partial: &Partial) -> Result<bool, Failure> {
+        self.bytes += chunk.len();
+        if self.bytes > STREAM_BYTES_MAX {
+            let detail = format!("the answer has more than {STREAM_BYTES_MAX} bytes");
+            return Err(Failure::new(FailureKind::TooLarge, detail));
+        }
+        let fed = self.parser.feed(chunk, &mut self.events);
+        for data in self.events.drain(..) {
+            let piece = format::piece(&data)?;
+            partial.push(&piece.text);
+            // Whatever comes beyond what a message can hold would be thrown away.
+            if piece.is_last || partial.is_full() {
+                return Ok(true);
+            }
+        }
+        fed.map_err(|error| Failure::new(FailureKind::Garbage, error.to_string()))?;
+        Ok(false)
+    }
+}
+
+/// What a server that sends these bytes, so many at a time, has said: for the fuzz targets.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn said(bytes: &[u8], at_a_time: usize, bytes_max: usize) -> (Result<bool, Failure>, String) {
+    let partial = Partial::new(bytes_max);
+    let mut reading = Reading::default();
+    let mut ended = Ok(false);
+    for chunk in bytes.chunks(at_a_time.max(1)) {
+        ended = reading.take(chunk, &partial);
+        if !matches!(ended, Ok(false)) {
+            break;
+        }
+    }
+    let _ = format::whole(bytes);
+    (ended, partial.into_text())
 }

