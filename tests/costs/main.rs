@@ -32,6 +32,7 @@ fn committed(first_seq: u64) -> Committed {
         username: text("user".to_owned()),
         body: text("x".repeat(BODY_BYTES)),
         reply_to: None,
+        agent: None,
     };
     Committed {
         first_seq,
