@@ -34,7 +34,9 @@ help: ## List the targets and variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables, also from the environment:"
-	@echo "  ARGS              more arguments: of accord dev (run), of cargo test (test), of accord-jepsen (jepsen, bench-channels)"
+	@echo "  ARGS              more arguments: of accord dev (run), of cargo test (test), of accord bench (bench),"
+	@echo "                    of accord-jepsen (jepsen, bench-channels)"
+	@echo "  CASES, ROUNDS     what to measure, and how often [all, 3] (bench)"
 	@echo "  SEED, NEMESIS, TIME, NODES, NETWORK"
 	@echo "                    of jepsen [chosen, all, 60s, 3, best]; SEED also of bench-channels"
 	@echo "  N, JSON           how many channels to measure, and the file to which the result is added"
@@ -83,12 +85,15 @@ fix: setup ## Format the code and apply what clippy can mend by itself
 	@$(WITH_ENV) cargo clippy --fix --allow-dirty --allow-staged --workspace --all-targets
 	@$(WITH_ENV) cargo fmt --all
 
-.PHONY: bench
-bench: setup ## Build what is measured, and say how
-	@$(WITH_ENV) cargo build --release $(LOCKED) --bin accord
-	@$(WITH_ENV) echo "bench: built $$CARGO_TARGET_DIR/release/accord; docs/benchmarks.md has the cases, the commands and the last results."
-
 # The figures of one machine at one time are comparable; those beside a build are not.
+CASES ?=
+ROUNDS ?= 3
+.PHONY: bench
+bench: setup ## Measure a cluster of its own (accord bench): make bench CASES='a f' ROUNDS=3
+	@$(WITH_ENV) cargo build --release $(LOCKED) --bin accord
+	@mkdir -p bench-out
+	@$(WITH_ENV) exec "$$CARGO_TARGET_DIR/release/accord" bench --rounds $(ROUNDS) --json bench-out/bench.jsonl $(ARGS) $(CASES)
+
 N ?= 100000
 JSON ?= bench-out/channels.jsonl
 .PHONY: bench-channels

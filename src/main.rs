@@ -1,12 +1,13 @@
 //! `accord`: one node of a replicated message store, or a local cluster of them.
 //!
 //! This file is the command line; `serve` is a node's life, `dev` the supervisor of a local
-//! cluster. The modules below them, from the outside in: `listen` (connections), `api` (requests),
+//! cluster, `bench` what measures one. The modules below them, from the outside in: `listen` (connections), `api` (requests),
 //! `socket` (WebSockets), `delivery` (committed messages on their way to sockets). Consensus and
 //! storage are crates of their own, and nothing in here names them beyond `accord_raft`.
 
 mod api;
 mod app;
+mod bench;
 mod config;
 mod counters;
 mod delivery;
@@ -65,6 +66,12 @@ enum Command {
     /// Data and the generated configuration stay in the data directory over restarts. On a terminal
     /// the keys 1, 2, 3 … kill a node (SIGKILL) or start it again, s shows the state, q quits.
     Dev(dev::Options),
+    /// Measure a cluster from outside: throughput, latency, what a message costs.
+    ///
+    /// Opens plain WebSockets on all nodes, sends, and checks on each socket that nothing is missing,
+    /// repeated or out of order; ends with status 1 if anything is. Prints the median and the range of
+    /// all rounds. Without --urls it starts three nodes of its own, and removes their data at the end.
+    Bench(Box<bench::Options>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -87,6 +94,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => run_serve(*serve),
         Command::Rejoin(options) => rejoin::run(&options),
         Command::Dev(options) => run_dev(options),
+        Command::Bench(options) => run_bench(*options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -116,6 +124,16 @@ fn run_dev(options: dev::Options) -> Result<(), Box<dyn std::error::Error>> {
         .enable_all()
         .build()?;
     let result = runtime.block_on(dev::run(options));
+    runtime.shutdown_background();
+    Ok(result?)
+}
+
+fn run_bench(options: bench::Options) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(bench::run(options));
+    // A load that was interrupted still runs in its threads.
     runtime.shutdown_background();
     Ok(result?)
 }

@@ -1,7 +1,7 @@
-//! What the operating system knows of this process: memory, time, open files.
+//! What the operating system knows of a process: memory, time, open files.
 //!
-//! Read from `/proc` when `/metrics` asks; anything that cannot be read is left out, so that the
-//! node also runs where there is no `/proc`.
+//! Read from `/proc` when `/metrics` asks, and by `accord bench` of the nodes that it measures;
+//! anything that cannot be read is left out, so that the node also runs where there is no `/proc`.
 
 use std::fs;
 
@@ -24,16 +24,26 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Of this process.
     pub fn read() -> Usage {
-        let status = fs::read_to_string("/proc/self/status").ok();
-        let stat = fs::read_to_string("/proc/self/stat").ok();
         Usage {
-            resident_bytes: status.as_deref().and_then(resident_bytes),
-            cpu_seconds: stat.as_deref().and_then(cpu_seconds),
             open_fds: fs::read_dir("/proc/self/fd")
                 .ok()
                 .map(|entries| entries.count() as u64),
             max_fds: getrlimit(Resource::Nofile).current,
+            ..Usage::of("self")
+        }
+    }
+
+    /// Memory and time of the process with this id, all its threads together.
+    pub fn of(process: &str) -> Usage {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).ok();
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok();
+        Usage {
+            resident_bytes: status.as_deref().and_then(resident_bytes),
+            cpu_seconds: stat.as_deref().and_then(cpu_seconds),
+            open_fds: None,
+            max_fds: None,
         }
     }
 }

@@ -8,10 +8,10 @@
 //! when that ends, however the supervisor ended; on the orderly way each is asked first and killed
 //! if it does not go.
 
-mod child;
+pub mod child;
 mod keys;
-mod layout;
-mod probe;
+pub mod layout;
+pub mod probe;
 mod show;
 
 use std::path::PathBuf;
@@ -65,7 +65,7 @@ pub enum DevError {
 
 /// What the supervisor hears of.
 #[derive(Debug)]
-enum Event {
+pub enum Event {
     /// A node logged something.
     Line {
         node: u64,

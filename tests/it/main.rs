@@ -13,6 +13,7 @@ mod support;
 
 mod any_node;
 mod bad_requests;
+mod bench;
 mod bodies;
 mod configuration;
 mod connecting;
