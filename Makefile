@@ -35,7 +35,7 @@ help: ## List the targets and variables
 	@echo
 	@echo "Variables, also from the environment:"
 	@echo "  ARGS              more arguments: of accord dev (run), of cargo test (test), of accord bench (bench),"
-	@echo "                    of accord-jepsen (jepsen, bench-channels)"
+	@echo "                    of criterion (bench-micro), of accord-jepsen (jepsen, bench-channels)"
 	@echo "  CASES, ROUNDS     what to measure, and how often [all, 3] (bench)"
 	@echo "  SEED, NEMESIS, TIME, NODES, NETWORK"
 	@echo "                    of jepsen [chosen, all, 60s, 3, best]; SEED also of bench-channels"
@@ -93,6 +93,11 @@ bench: setup ## Measure a cluster of its own (accord bench): make bench CASES='a
 	@$(WITH_ENV) cargo build --release $(LOCKED) --bin accord
 	@mkdir -p bench-out
 	@$(WITH_ENV) exec "$$CARGO_TARGET_DIR/release/accord" bench --rounds $(ROUNDS) --json bench-out/bench.jsonl $(ARGS) $(CASES)
+
+.PHONY: bench-micro
+bench-micro: setup ## Time codecs, state machine and fan-out encoding by themselves
+	@$(WITH_ENV) cargo bench $(LOCKED) --package accord-raft --bench machine -- $(ARGS)
+	@$(WITH_ENV) cargo bench $(LOCKED) --package accord --bench edge -- $(ARGS)
 
 N ?= 100000
 JSON ?= bench-out/channels.jsonl
