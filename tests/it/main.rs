@@ -17,6 +17,7 @@ mod bench;
 mod bodies;
 mod configuration;
 mod connecting;
+mod costs;
 mod crowd;
 mod disk;
 mod hibernation;
