@@ -17,16 +17,17 @@ pub enum Kind {
     Load(Workload),
     /// The first crew alone, then beside the second.
     Beside(Workload),
-    /// The channel's leader is killed when the warm-up is over, so many times, each time with a new
-    /// channel. All sockets are on other nodes.
+    /// The leader of the first channel is killed when the warm-up is over, so many times, each time
+    /// with new channels. All sockets are on other nodes.
     Kill {
         load: Workload,
         times: u32,
     },
 }
 
-/// Kills of case k: for a median and a range.
+/// Kills of cases k and m: for a median and a range, and for a tail.
 const KILLS: u32 = 10;
+const KILLS_OF_MANY: u32 = 3;
 
 /// All there are, in order.
 pub fn all() -> Vec<Case> {
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Case> {
         drain_max: Duration::from_secs(20),
         ..Workload::new(Crew::talkers(1, 10).at_rate(1_000.0)).measured(3)
     };
+    let everyday = Workload::new(Crew::talkers(20, 50).at_rate(5.0));
     vec![
         load(
             'a',
@@ -56,7 +58,7 @@ pub fn all() -> Vec<Case> {
         load(
             'c',
             "20 channels of 50 users, 5 messages/s each",
-            Workload::new(Crew::talkers(20, 50).at_rate(5.0)).measured(30),
+            everyday.clone().measured(30),
         ),
         load(
             'd',
@@ -109,6 +111,17 @@ pub fn all() -> Vec<Case> {
             "one channel, 1,000 receivers, one sender with 64 in flight",
             Workload::new(Crew::talkers(1, 1_000).sending(1).with_window(64)),
         ),
+        Case {
+            letter: 'm',
+            about: "c, with a node killed three times that leads some of the channels",
+            kind: Kind::Kill {
+                load: Workload {
+                    drain_max: Duration::from_secs(20),
+                    ..everyday
+                },
+                times: KILLS_OF_MANY,
+            },
+        },
     ]
 }
 
@@ -152,7 +165,7 @@ mod tests {
     #[test]
     fn cases_are_found_by_letter() {
         let letters = |cases: &[Case]| cases.iter().map(|case| case.letter).collect::<String>();
-        assert_eq!(letters(&all()), "abcdefghijkl");
+        assert_eq!(letters(&all()), "abcdefghijklm");
         assert_eq!(letters(&named(&[], false)), "abcdefghijl");
         assert_eq!(letters(&named(&['f', 'a', 'z'], true)), "af");
     }

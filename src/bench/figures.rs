@@ -121,20 +121,27 @@ pub fn of_beside(alone: &Outcome, beside: &Outcome, seconds: f64, has_pids: bool
     values
 }
 
-/// From each kill to the next acknowledgement, and how long anybody waited for one.
-pub fn of_kills(outcomes: &[Outcome]) -> Values {
+/// From each kill to the next acknowledgement, and the latencies of all messages around it. Of several
+/// channels most go on as if nothing had happened, so the next acknowledgement says nothing.
+pub fn of_kills(outcomes: &[Outcome], one_channel: bool) -> Values {
     let mut waits: Vec<f64> = outcomes.iter().filter_map(|o| o.kill_to_ack_ms).collect();
     waits.sort_by(f64::total_cmp);
-    let mut ack = Histogram::default();
+    let (mut ack, mut delivery) = <(Histogram, Histogram)>::default();
     for outcome in outcomes {
-        ack.add(&outcome.tally.crews[0].ack);
+        let crew = &outcome.tally.crews[0];
+        ack.add(&crew.ack);
+        delivery.add(&crew.same_node);
+        delivery.add(&crew.other_node);
     }
     let mut values = Values::default();
     values.put("kills", outcomes.len() as f64);
-    values.put("kill_to_ack_ms_least", waits.first().copied());
-    values.put("kill_to_ack_ms_median", median(&waits));
-    values.put("kill_to_ack_ms_most", waits.last().copied());
-    values.put("ack_max_ms", ack.max_ms());
+    if one_channel {
+        values.put("kill_to_ack_ms_least", waits.first().copied());
+        values.put("kill_to_ack_ms_median", median(&waits));
+        values.put("kill_to_ack_ms_most", waits.last().copied());
+    }
+    put_latency(&mut values, ACK, &ack);
+    put_latency(&mut values, DELIVERY, &delivery);
     values
 }
 

@@ -5,7 +5,11 @@ use std::io::IsTerminal as _;
 use std::io::Write as _;
 use std::time::Duration;
 
+use rustix::termios::tcgetwinsize;
+
 const WIDTH: usize = 30;
+/// Of a terminal that does not say.
+const COLUMNS: u16 = 80;
 
 /// How far the whole run is.
 #[derive(Clone, Debug)]
@@ -42,7 +46,15 @@ impl Progress {
     /// This part of it is over.
     pub fn show(&self, part: f64) {
         if self.is_terminal {
-            let _ = write!(std::io::stderr().lock(), "\r\x1b[K{}", self.bar(part));
+            // A line that the terminal breaks could not be taken back.
+            let mut bar = self.bar(part);
+            let size = tcgetwinsize(std::io::stderr()).ok();
+            let columns = size.map(|size| size.ws_col).filter(|columns| *columns > 0);
+            let columns = usize::from(columns.unwrap_or(COLUMNS));
+            if let Some((end, _)) = bar.char_indices().nth(columns - 1) {
+                bar.truncate(end);
+            }
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[K{bar}");
         }
     }
 

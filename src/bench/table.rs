@@ -43,6 +43,8 @@ const KILLS: &[Column] = &[
     ("to next ack, median ms", "kill_to_ack_ms_median"),
     ("least", "kill_to_ack_ms_least"),
     ("most", "kill_to_ack_ms_most"),
+    ("delivery p99.9 ms", "delivery_p99_9_ms"),
+    ("ack max ms", "ack_max_ms"),
 ];
 
 /// Median, least and most.

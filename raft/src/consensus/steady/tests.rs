@@ -16,6 +16,7 @@ use super::super::state_machine::Progress;
 use super::super::state_machine::Published;
 use super::*;
 use crate::machine::Committed;
+use crate::machine::channel::Outlook;
 
 const LEADER: NodeId = 1;
 const NODE: NodeId = 2;
@@ -27,6 +28,8 @@ struct Nobody;
 impl Commits for Nobody {
     fn committed(&self, _: &Arc<Committed>) {}
     fn skipped(&self, _: u64) {}
+    fn outlook(&self, _: &Outlook) {}
+    fn cancelled(&self, _: &[[u8; 16]]) {}
 }
 
 /// A replica on node 2, founded by the directory with node 1 as its leader in term 1.
