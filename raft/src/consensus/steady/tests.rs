@@ -16,7 +16,7 @@ use super::super::state_machine::Progress;
 use super::super::state_machine::Published;
 use super::*;
 use crate::machine::Committed;
-use crate::machine::channel::Outlook;
+use crate::machine::Outlook;
 
 const LEADER: NodeId = 1;
 const NODE: NodeId = 2;
