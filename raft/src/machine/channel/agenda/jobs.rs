@@ -51,7 +51,7 @@ pub struct JobRow {
     pub attempts_max: u32,
     /// When it was made, Unix milliseconds of the channel's clock.
     pub created_ms: u64,
-    /// When the next attempt is due; [`AT_ONCE`] unless it waits. A job that is new is due whatever a
+    /// When the next attempt is due; `AT_ONCE` unless it waits. A job that is new is due whatever a
     /// clock says: the channel's may be ahead of all others, if that of a former leader was.
     pub due_ms: u64,
     /// How far it is.
