@@ -683,17 +683,14 @@ const CASES: &[Case] = &[
         sound: answered,
         breaks: |history| {
             logs(history, |_, log| {
-                let late = Seen {
-                    seq: 5,
-                    ..log[3].clone()
-                };
-                log[3] = Seen {
-                    seq: 4,
-                    ..log[4].clone()
-                };
-                log[4] = late;
+                log.swap(3, 4);
+                let at = [log[4].timestamp, log[3].timestamp];
+                (log[3].seq, log[4].seq) = (4, 5);
+                [log[3].timestamp, log[4].timestamp] = at;
             });
-            acknowledgement(history, 3).seq = 5;
+            let acknowledged = acknowledgement(history, 3);
+            acknowledged.seq = 5;
+            acknowledged.timestamp = 1_700_000_000_005;
         },
         properties: &[P15],
     },
