@@ -301,8 +301,8 @@ mod tests {
             Some(90_000 + PAUSE_MIN_MS),
             "that is no jump"
         );
-        table.at(1_000);
-        assert_eq!(table.take(1_000), Some((GROUP, true)));
+        table.at(2_000);
+        assert_eq!(table.take(2_000), Some((GROUP, true)));
     }
 
     #[derive(Debug, Clone)]
