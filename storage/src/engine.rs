@@ -68,10 +68,10 @@ impl Engine {
             path: dir.to_path_buf(),
             source,
         })?;
-        if let Some(file) = foreign {
+        if let Some((file, what)) = foreign {
             return Err(OpenError::Damaged {
                 file,
-                detail: "a record is of a kind that was never written".into(),
+                detail: what.into(),
             });
         }
         let first = match Self::open_strictly(dir, options, alarm) {

@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 const BLOCK_BYTES: usize = 32 << 10;
 /// Checksum u32, length u16, kind u8, little-endian.
 const HEADER_BYTES: usize = 4 + 2 + 1;
+/// No record has it.
+const NOTHING: u8 = 0;
 const FULL: u8 = 1;
 const FIRST: u8 = 2;
 const MIDDLE: u8 = 3;
@@ -56,17 +58,25 @@ pub fn mend(dir: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A log in `dir` with a record that only reused log files have, which ours
-/// never are.
+/// A log in `dir` with something in it that RocksDB 11.8 does not refuse although it was never
+/// written, and what it is.
 ///
-/// RocksDB 11.8 does not refuse such a record: a flipped bit that makes one of
-/// an ordinary record sends it into an endless loop. So it must not see it.
-pub fn foreign_record(dir: &Path) -> io::Result<Option<PathBuf>> {
+/// - A record that only reused log files have, which ours never are: a flipped bit that makes one of an
+///   ordinary record sends RocksDB into an endless loop.
+/// - Zeros in the place of a record: it skips the rest of the block, and whatever was acknowledged there.
+///   Only the newest log may end with zeros, as some file systems leave it after a loss of power; whether
+///   anything acknowledged was in their place is known by the mark (docs/adr/0014).
+pub fn foreign_record(dir: &Path) -> io::Result<Option<(PathBuf, &'static str)>> {
+    let newest = newest(dir)?;
     for file in fs::read_dir(dir)? {
         let path = file?.path();
         let is_log = path.extension().is_some_and(|extension| extension == "log");
-        if is_log && has_foreign_record(&fs::read(&path)?) {
-            return Ok(Some(path));
+        if !is_log {
+            continue;
+        }
+        let may_end_early = newest.as_ref() == Some(&path);
+        if let Some(what) = foreign(&fs::read(&path)?, may_end_early) {
+            return Ok(Some((path, what)));
         }
     }
     Ok(None)
@@ -74,7 +84,7 @@ pub fn foreign_record(dir: &Path) -> io::Result<Option<PathBuf>> {
 
 /// Follows the headers as far as they can be followed; what else is wrong with
 /// the log, RocksDB finds.
-fn has_foreign_record(bytes: &[u8]) -> bool {
+fn foreign(bytes: &[u8], may_end_early: bool) -> Option<&'static str> {
     let mut at = 0;
     while at < bytes.len() {
         let left_in_block = BLOCK_BYTES - at % BLOCK_BYTES;
@@ -82,20 +92,22 @@ fn has_foreign_record(bytes: &[u8]) -> bool {
             at += left_in_block;
             continue;
         }
-        let Some((header, _)) = bytes[at..].split_first_chunk::<HEADER_BYTES>() else {
-            return false;
-        };
+        let (header, _) = bytes[at..].split_first_chunk::<HEADER_BYTES>()?;
         let [_, _, _, _, low, high, kind] = *header;
         if RECYCLED.contains(&kind) {
-            return true;
+            return Some("a record is of a kind that was never written");
         }
         let length = usize::from(u16::from_le_bytes([low, high]));
+        if kind == NOTHING && length == 0 {
+            let is_end = bytes[at..].iter().all(|byte| *byte == 0);
+            return (!may_end_early || !is_end).then_some("there are zeros in the place of a record");
+        }
         if HEADER_BYTES + length > left_in_block {
-            return false;
+            return None;
         }
         at += HEADER_BYTES + length;
     }
-    false
+    None
 }
 
 /// The last log that holds anything: a crash may leave an empty one behind it.
@@ -235,16 +247,49 @@ mod tests {
         let mut log = Vec::new();
         record(&mut log, FULL, &[1; 100]);
         record(&mut log, FULL, &[2; 100]);
-        assert!(!has_foreign_record(&log) && !has_foreign_record(&[]));
+        assert_eq!((foreign(&log, false), foreign(&[], false)), (None, None));
         for kind in RECYCLED {
             let mut changed = log.clone();
             changed[HEADER_BYTES + 100 + 6] = kind;
-            assert!(has_foreign_record(&changed), "{kind}");
+            assert!(foreign(&changed, true).is_some(), "{kind}");
         }
         // What cannot be followed is left to RocksDB.
         log[4] = 0xff;
         log[5] = 0xff;
-        assert!(!has_foreign_record(&log) && !has_foreign_record(&log[..9]));
+        assert_eq!((foreign(&log, true), foreign(&log[..9], true)), (None, None));
+    }
+
+    #[test]
+    fn zeros_are_an_end_only_where_a_log_may_end() {
+        let log = some_log(&[&[1; 100], &[2; 40_000], &[3; 100]]);
+        let first = HEADER_BYTES + 100;
+        let mut tail = log.clone();
+        tail.resize(log.len() + 5_000, 0);
+        assert_eq!((foreign(&log, false), foreign(&tail, true)), (None, None));
+        assert!(foreign(&tail, false).is_some(), "an older log");
+        for zeros in [0..first, 0..BLOCK_BYTES, first..log.len() - 1] {
+            let mut hole = log.clone();
+            hole[zeros.clone()].fill(0);
+            assert!(foreign(&hole, true).is_some(), "{zeros:?}");
+        }
+    }
+
+    /// Without the check RocksDB skips what was there, and nobody hears of it.
+    #[test]
+    fn zeros_in_the_place_of_a_record_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = || crate::options::Options::new(dir.path(), "test", 1);
+        drop(crate::store::Store::open(options()).unwrap());
+        let store = crate::store::Store::open(options()).unwrap();
+        store.set_fact("one", &[1; 40_000]).unwrap();
+        store.set_fact("two", b"2").unwrap();
+        drop(store);
+        let path = newest(&dir.path().join("db")).unwrap().unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[..BLOCK_BYTES].fill(0);
+        fs::write(&path, bytes).unwrap();
+        let refused = crate::store::Store::open(options()).err().unwrap();
+        assert!(refused.to_string().contains("zeros"), "{refused}");
     }
 
     /// Without the check RocksDB would never come back from opening this.
