@@ -133,6 +133,14 @@ impl AgentKind {
             AgentKind::Webhook(_) => "webhook",
         }
     }
+
+    /// Whether somebody outside this node is asked.
+    pub fn is_outward(&self) -> bool {
+        match self {
+            AgentKind::Builtin => false,
+            AgentKind::OpenAi(_) | AgentKind::Webhook(_) => true,
+        }
+    }
 }
 
 /// Checks all of them, and that they get along.

@@ -88,6 +88,7 @@ impl Agents {
         Some(Call {
             agent: AgentName::parse(agent.name.clone()).ok()?,
             attempts_max: agent.retry.attempts_max,
+            is_outward: agent.kind.is_outward(),
         })
     }
 

@@ -17,6 +17,9 @@ pub struct Call {
     /// Attempts that the executor makes before it lets the job fail. Kept with the job, so that all
     /// nodes mean the same number; the state machine does not count.
     pub attempts_max: u32,
+    /// Whether the agent asks somebody outside. Such jobs may hang, so they are refused a little before
+    /// the channel is full: the others, with which people see to that, still have room then.
+    pub is_outward: bool,
 }
 
 /// What an agent was asked to do, and how far that is.

@@ -16,8 +16,8 @@ mod tests;
 
 pub(super) use jobs::Jobs;
 pub use jobs::{
-    JOBS_ENDED_AGE_MS_MAX, JOBS_ENDED_MAX, JOBS_LIVE_MAX, JobRow, REASON_BYTES_MAX, Stage, job,
-    jobs,
+    JOBS_ENDED_AGE_MS_MAX, JOBS_ENDED_MAX, JOBS_LIVE_MAX, JOBS_OUTWARD_MAX, JobRow,
+    REASON_BYTES_MAX, Stage, job, jobs,
 };
 pub(super) use scheduled::Schedules;
 pub use scheduled::{
