@@ -289,7 +289,8 @@ fn retry(keys: &Keys<'_>, section: &AgentSection) -> Result<RetryPolicy, ConfigE
         "backoff_max_ms",
         most,
         backoff.max(30_000),
-        backoff..=3_600_000,
+        // Whoever waits longer than that waits by a wrong clock, the store thinks.
+        backoff..=accord_raft::RETRY_MS_MAX,
     )?;
     Ok(RetryPolicy {
         attempts_max: keys.number("attempts_max", section.attempts_max, 8, 1..=100)?,

@@ -185,17 +185,18 @@ pub fn scheduled_after(
 }
 
 /// At most `limit` scheduled messages that are due at `until_ms`, with their ids, in the order of their
-/// times.
+/// times, from the one after `after`.
 ///
 /// # Errors
 /// When the rows cannot be read.
 pub fn scheduled_until(
     view: &dyn View,
+    after: Option<(u64, [u8; 16])>,
     until_ms: u64,
     limit: usize,
 ) -> Result<Vec<([u8; 16], ScheduledRow)>, MachineError> {
     let mut found = Vec::new();
-    for (due_ms, id) in places(view, None, limit)? {
+    for (due_ms, id) in places(view, after, limit)? {
         if due_ms > until_ms {
             break;
         }
@@ -206,12 +207,15 @@ pub fn scheduled_until(
     Ok(found)
 }
 
-/// When the first scheduled message is due.
+/// When the first scheduled message after `after` is due.
 ///
 /// # Errors
 /// When the rows cannot be read.
-pub fn first_scheduled(view: &dyn View) -> Result<Option<u64>, MachineError> {
-    let first = places(view, None, 1)?;
+pub fn first_scheduled(
+    view: &dyn View,
+    after: Option<(u64, [u8; 16])>,
+) -> Result<Option<u64>, MachineError> {
+    let first = places(view, after, 1)?;
     Ok(first.first().map(|(due_ms, _)| *due_ms))
 }
 

@@ -659,10 +659,15 @@ impl Model {
         }
     }
 
-    fn next_due(&self) -> Option<u64> {
+    fn next_job(&self) -> Option<u64> {
         let is_live =
             |job: &&ModelJob| matches!(job.state, ModelState::Free | ModelState::Running(_));
-        let jobs = self.jobs.values().filter(is_live).map(|job| job.due_ms);
+        let jobs = self.jobs.values().filter(is_live);
+        jobs.map(|job| job.due_ms).min()
+    }
+
+    fn next_due(&self) -> Option<u64> {
+        let jobs = self.next_job().into_iter();
         jobs.chain(self.scheduled.values().map(|(due_ms, _)| *due_ms))
             .min()
     }
@@ -728,6 +733,7 @@ proptest! {
             prop_assert_eq!(sender.send(now_ms, &commands), expected);
             let outlook = sender.replicas.outlook();
             prop_assert_eq!(outlook.due_ms, model.next_due());
+            prop_assert_eq!(outlook.jobs_due_ms, model.next_job());
             let runs = |job: &ModelJob| matches!(job.state, ModelState::Running(_));
             prop_assert_eq!(outlook.runs, model.jobs.values().any(runs));
         }
