@@ -99,16 +99,31 @@ pub enum ConfigError {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// Not TOML, a key that does not exist, or a value of another type.
-    #[error("{origin} is not a valid configuration: {source}")]
+    /// Not TOML, a key that does not exist, or a value of another type. The line itself is not shown:
+    /// somebody may have put a secret there.
+    #[error("{origin} is not a valid configuration: {place}{message}")]
     Syntax {
         origin: String,
-        source: Box<toml::de::Error>,
+        place: Place,
+        message: String,
     },
     #[error("{key} {reason}")]
     Invalid { key: String, reason: String },
     #[error("there is no [[node]] with id {node}; the configuration has {known}")]
     NoSuchNode { node: u64, known: String },
+}
+
+/// Where in the file, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(pub Option<(usize, usize)>);
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some((line, column)) => write!(f, "line {line}, column {column}: "),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Config {
@@ -280,7 +295,31 @@ data_dir = "data/node-3"
             "message_max",
         );
         refused(&format!("{THREE}\n[clutser]\n"), "clutser");
-        refused("[cluster]\nname = 3\n", "name");
+        refused(
+            "[cluster]\nname = 3\n",
+            "line 2, column 8: invalid type: integer, expected a string",
+        );
+    }
+
+    #[test]
+    fn errors_say_where_they_are_and_nothing_of_the_line() {
+        let error = parse("[cluster]\nname = \"ü\" zona = \"sk-secret\"\n").unwrap_err();
+        assert!(error.contains("test.toml"), "{error}");
+        assert!(error.contains("line 2, column 12: "), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+        refused(
+            "[cluster]\n\n  zona = 1\n",
+            "line 3, column 3: unknown field `zona`",
+        );
+        for other_type in [
+            "[limits]\nsockets_max = \"sk-secret\"\n",
+            "[limits]\nsockets_max = \"sk-\\\"secret\"\n",
+            "[cluster]\nname = [\"sk-secret\"]\n",
+            "[cluster]\nname = \"sk-secret\n",
+        ] {
+            let error = parse(other_type).unwrap_err();
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub async fn serve(
     let listen = resolve("peer", &own.peer).await?;
     let hub = Hub::new();
     let options = config.node_options(&own, listen);
-    let executor = Executor::new(agents.clone(), config.limits.message_bytes_max);
+    let executor = Executor::new(agents.clone(), own.id, config.limits.message_bytes_max);
     let (phase, phase_seen) = watch::channel(Phase::Running);
     let node = tokio::select! {
         node = Node::start(options, hub.clone(), Arc::new(executor.clone())) => node?,

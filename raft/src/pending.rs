@@ -111,6 +111,7 @@ pub(crate) fn call(call: &api::Call) -> Call<'_> {
     Call {
         agent: call.agent.as_str(),
         attempts_max: call.attempts_max,
+        is_outward: call.is_outward,
     }
 }
 

@@ -133,6 +133,14 @@ impl AgentKind {
             AgentKind::Webhook(_) => "webhook",
         }
     }
+
+    /// Whether somebody outside this node is asked.
+    pub fn is_outward(&self) -> bool {
+        match self {
+            AgentKind::Builtin => false,
+            AgentKind::OpenAi(_) | AgentKind::Webhook(_) => true,
+        }
+    }
 }
 
 /// Checks all of them, and that they get along.
@@ -281,7 +289,8 @@ fn retry(keys: &Keys<'_>, section: &AgentSection) -> Result<RetryPolicy, ConfigE
         "backoff_max_ms",
         most,
         backoff.max(30_000),
-        backoff..=3_600_000,
+        // Whoever waits longer than that waits by a wrong clock, the store thinks.
+        backoff..=accord_raft::RETRY_MS_MAX,
     )?;
     Ok(RetryPolicy {
         attempts_max: keys.number("attempts_max", section.attempts_max, 8, 1..=100)?,
@@ -408,10 +417,10 @@ impl Keys<'_> {
                 Err(self.invalid(keys[0], format!("and {} exclude each other", keys[1])))
             }
             (Some(name), None) => {
-                let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-                if name.is_empty() || !name.chars().all(word) {
+                if !is_variable(name) {
                     // Somebody may have put the key itself here: it must not be repeated.
-                    let reason = "must be the name of an environment variable";
+                    let reason = "must be the name of an environment variable, in upper-case \
+                                  letters, digits and underscores";
                     return Err(self.invalid(keys[0], reason));
                 }
                 Ok(Some(SecretSource::Variable(name.clone())))
@@ -422,19 +431,21 @@ impl Keys<'_> {
     }
 }
 
+/// Upper case only: no key that a provider hands out looks like that, and a name is shown when the
+/// variable is missing.
+fn is_variable(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    name.chars().all(inner) && !name.starts_with(|c: char| c.is_ascii_digit()) && !name.is_empty()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Agents {
-        agent: Vec<AgentSection>,
-    }
+    use crate::config::file::File;
 
     fn parse(text: &str) -> Result<Vec<AgentConfig>, String> {
-        let agents: Agents = toml::from_str(text).map_err(|error| error.to_string())?;
-        check_agents(agents.agent).map_err(|error| error.to_string())
+        let file = File::parse(text, "test.toml").map_err(|error| error.to_string())?;
+        check_agents(file.agent).map_err(|error| error.to_string())
     }
 
     #[track_caller]
@@ -542,7 +553,24 @@ backoff_ms = 500
 
     #[test]
     fn a_key_in_the_wrong_place_is_not_repeated() {
-        let error = parse(&ASK.replace("OPENAI_API_KEY", "sk-very-secret")).unwrap_err();
-        assert!(!error.contains("very"), "{error}");
+        let key_as_name = |key: &str| ASK.replace("OPENAI_API_KEY", key);
+        let hook_key_as_name = HOOK.replace("secret_file", "secret_env");
+        for text in [
+            key_as_name("sk-very-secret"),
+            // A word by itself, but no name that a variable of the environment would have.
+            key_as_name("sk_very_secret"),
+            key_as_name("verysecret"),
+            key_as_name("0very"),
+            hook_key_as_name.replace("/run/secret", "very"),
+            format!("{ASK}api_key = \"sk-very-secret\"\n"),
+            format!("{ASK}secret = \"very\"\n"),
+            format!("{ASK}concurrency = \"sk-very-secret\"\n"),
+        ] {
+            let error = parse(&text).unwrap_err();
+            assert!(!error.contains("very"), "{error}");
+        }
+        for good in ["OPENAI_API_KEY", "_K2"] {
+            assert!(parse(&key_as_name(good)).is_ok());
+        }
     }
 }

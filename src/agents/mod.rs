@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 use accord_raft::Call;
 use accord_raft::names::AgentName;
+use tokio::sync::Semaphore;
 
 pub use executor::Executor;
 pub use retry::FailureKind;
@@ -61,6 +62,8 @@ pub struct Agents {
     pub all: Vec<Agent>,
     configs: Vec<AgentConfig>,
     client: Client,
+    /// Summaries are work, not waiting: one at a time, so that one core at most is busy with them.
+    summaries: Arc<Semaphore>,
 }
 
 impl Agents {
@@ -79,6 +82,7 @@ impl Agents {
             all: all.collect::<Result<_, _>>()?,
             configs,
             client: Client::new(),
+            summaries: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -88,6 +92,7 @@ impl Agents {
         Some(Call {
             agent: AgentName::parse(agent.name.clone()).ok()?,
             attempts_max: agent.retry.attempts_max,
+            is_outward: agent.kind.is_outward(),
         })
     }
 

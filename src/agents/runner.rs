@@ -7,7 +7,6 @@ use std::time::Duration;
 use accord_raft::CancelError;
 use accord_raft::Channel;
 use accord_raft::Consistency;
-use accord_raft::Job;
 use accord_raft::Node;
 use accord_raft::Range;
 use accord_raft::machine::Message;
@@ -57,6 +56,15 @@ pub struct Surroundings<'a> {
     pub channel: &'a Arc<Channel>,
 }
 
+/// Which attempt it is, at which job.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    pub job: Uuid,
+    /// Of the command.
+    pub seq: u64,
+    pub attempt: u32,
+}
+
 impl Agent {
     pub fn start(config: AgentConfig) -> Result<Agent, SecretError> {
         let runner = match &config.kind {
@@ -90,25 +98,25 @@ impl Agent {
     pub async fn attempt(
         &self,
         around: &Surroundings<'_>,
-        job: &Job,
-        attempt: u32,
+        about: About,
         partial: &Partial,
     ) -> Result<(), Failure> {
         let (most, history_max) = match &self.config.kind {
-            AgentKind::Builtin => (BUILTIN_MAX, builtin::SUMMARY_MAX),
+            // What it reads besides the command depends on what that says.
+            AgentKind::Builtin => (BUILTIN_MAX, 0),
             AgentKind::OpenAi(config) => (config.timeouts.total, config.context.messages_max),
             AgentKind::Webhook(config) => (config.timeouts.total, config.context.messages_max),
         };
         let asking = async {
-            let question = self.question(around, job, attempt, history_max).await?;
-            self.ask(around, &question, partial).await
+            let question = self.question(around, about, history_max).await?;
+            self.ask(around, about, &question, partial).await
         };
         let caught = AssertUnwindSafe(asking).catch_unwind();
         match tokio::time::timeout(most, caught).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => {
                 // The panic itself was logged where it happened.
-                tracing::error!(agent = %self.config.name, job = %job.id, "an attempt panicked");
+                tracing::error!(agent = %self.config.name, job = %about.job, "an attempt panicked");
                 Err(internal("something went wrong inside this node"))
             }
             Err(_) => {
@@ -121,6 +129,7 @@ impl Agent {
     async fn ask(
         &self,
         around: &Surroundings<'_>,
+        about: About,
         question: &Question,
         partial: &Partial,
     ) -> Result<(), Failure> {
@@ -132,7 +141,10 @@ impl Agent {
                 let name = &self.config.name;
                 let text = match Request::parse(&question.command.body, name) {
                     Request::Help => builtin::help(&around.agents.configs),
-                    Request::Summary { messages } => builtin::summarize(question, messages),
+                    Request::Summary { messages } => {
+                        let question = self.question(around, about, messages).await?;
+                        summarize(around.agents, question, messages).await?
+                    }
                     Request::Roll(dice) => builtin::roll(question, &dice),
                     Request::Cancel => cancel(around, question).await?,
                     Request::Usage(usage) => usage.to_owned(),
@@ -146,13 +158,12 @@ impl Agent {
     async fn question(
         &self,
         around: &Surroundings<'_>,
-        job: &Job,
-        attempt: u32,
+        about: About,
         history_max: usize,
     ) -> Result<Question, Failure> {
         // The command itself is one of them. This node leads, so it has applied the command.
         let range = Range::Before {
-            seq: job.seq + 1,
+            seq: about.seq + 1,
             limit: history_max + 1,
         };
         let page = around
@@ -161,13 +172,13 @@ impl Agent {
             .await
             .map_err(|_| internal("this node could not read the channel"))?;
         let mut lines = page.messages.iter().map(line);
-        let command = lines.next().filter(|line| line.seq == job.seq);
+        let command = lines.next().filter(|line| line.seq == about.seq);
         let command = command.ok_or_else(|| internal("this node does not have the command"))?;
         let mut history: Vec<Line> = lines.collect();
         history.reverse();
         Ok(Question {
-            job: job.id,
-            attempt,
+            job: about.job,
+            attempt: about.attempt,
             channel: Uuid::from_bytes(around.channel.id),
             agent: self.config.name.clone(),
             command,
@@ -180,6 +191,23 @@ impl Agent {
 pub fn idempotency(question: &Question) -> (HeaderName, HeaderValue) {
     let value = HeaderValue::try_from(question.job.to_string()).expect("an id is visible ASCII");
     (IDEMPOTENCY_KEY, value)
+}
+
+/// Works off the threads that serve sockets, one summary at a time. One that takes too long goes on to its
+/// end there, and the next one begins only then.
+async fn summarize(
+    agents: &Agents,
+    question: Question,
+    messages: usize,
+) -> Result<String, Failure> {
+    let failed = || internal("something went wrong inside this node");
+    let permit = Arc::clone(&agents.summaries).acquire_owned().await;
+    let permit = permit.map_err(|_| failed())?;
+    let summing = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        builtin::summarize(&question, messages)
+    });
+    summing.await.map_err(|_| failed())
 }
 
 /// Ends the command that this one replies to, or all earlier ones of the same user that have not

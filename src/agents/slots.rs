@@ -1,10 +1,12 @@
 //! Who may run and who waits. No I/O, no tasks.
 //!
-//! Invariants: at most as many attempts of an agent run as its `concurrency` says; of all that call
-//! somebody outside at most [`ATTEMPTS_MAX`] on the node and [`ATTEMPTS_PER_CHANNEL_MAX`] in a
-//! channel, so that one that never answers holds up neither the node nor other channels; the
-//! built-in agent is held up by nobody else; at most [`WAITING_MAX`] jobs wait, and a job is in here
-//! once.
+//! Each agent has a queue of its own, in which channels take turns: one that never answers holds up
+//! neither other agents nor, since a channel has at most half of its slots, other channels.
+//!
+//! Invariants: at most as many attempts of an agent run as its `concurrency` says, of those at most
+//! half, rounded up, and [`ATTEMPTS_PER_CHANNEL_MAX`] in a channel; of all that call somebody outside
+//! at most [`ATTEMPTS_MAX`] on the node, which holds up no agent that does not; at most
+//! [`WAITING_MAX`] jobs of an agent wait; a job runs once at a time, and waits once.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -13,23 +15,22 @@ use uuid::Uuid;
 
 /// Most attempts of a node that call somebody outside: each has a connection and a text.
 const ATTEMPTS_MAX: usize = 256;
-/// Most of them in one channel.
+/// Most attempts of an agent in one channel.
 const ATTEMPTS_PER_CHANNEL_MAX: usize = 8;
-/// Most jobs that wait for a slot. Those that find no place come again by themselves.
+/// Most jobs of an agent that wait for a slot: as many as sixteen full channels have. Others are
+/// refused, and offered again.
 const WAITING_MAX: usize = 4_096;
 
 /// A job's place; `J` is what is kept of it meanwhile.
 #[derive(Debug)]
 pub struct Slots<J> {
-    /// Attempts that an agent may run, by its place among all.
-    concurrency: Vec<usize>,
-    /// Whether an agent asks somebody outside.
-    is_outward: Vec<bool>,
-    running: HashMap<Uuid, Place>,
-    running_of: Vec<usize>,
+    queues: Vec<Queue<J>>,
+    /// Which queue is looked at first, so that none is always the last one.
+    turn: usize,
+    running: HashMap<Uuid, Running<J>>,
     running_outward: usize,
-    running_in: HashMap<Uuid, usize>,
-    waiting: VecDeque<(Uuid, Place, J)>,
+    /// All jobs that wait.
+    waiting: HashMap<Uuid, Place>,
 }
 
 /// Where a job belongs.
@@ -40,92 +41,215 @@ pub struct Place {
     pub agent: usize,
 }
 
+/// What an agent may do, and who waits for it.
+#[derive(Debug)]
+struct Queue<J> {
+    /// Attempts that may run.
+    concurrency: usize,
+    /// Whether the agent asks somebody outside.
+    is_outward: bool,
+    running: usize,
+    running_in: HashMap<Uuid, usize>,
+    waiting: HashMap<Uuid, VecDeque<Waiting<J>>>,
+    /// The channels in which somebody waits, in the order of their turns.
+    turns: VecDeque<Uuid>,
+    waiting_count: usize,
+}
+
+#[derive(Debug)]
+struct Waiting<J> {
+    job: Uuid,
+    attempt: u32,
+    kept: J,
+}
+
+#[derive(Debug)]
+struct Running<J> {
+    place: Place,
+    /// The attempt that it is about. Zero once it is given up: whatever comes is newer then.
+    attempt: u32,
+    /// What is to be done when this has ended.
+    then: Option<(u32, J)>,
+}
+
 impl<J> Slots<J> {
     /// For agents with these bounds, and whether each asks somebody outside.
     pub fn new(agents: impl IntoIterator<Item = (usize, bool)>) -> Slots<J> {
-        let (concurrency, is_outward): (Vec<usize>, Vec<bool>) = agents.into_iter().unzip();
-        Slots {
-            running_of: vec![0; concurrency.len()],
+        let queues = agents.into_iter().map(|(concurrency, is_outward)| Queue {
             concurrency,
             is_outward,
+            running: 0,
+            running_in: HashMap::new(),
+            waiting: HashMap::new(),
+            turns: VecDeque::new(),
+            waiting_count: 0,
+        });
+        Slots {
+            queues: queues.collect(),
+            turn: 0,
             running: HashMap::new(),
             running_outward: 0,
-            running_in: HashMap::new(),
-            waiting: VecDeque::new(),
+            waiting: HashMap::new(),
         }
     }
 
-    /// A job is due. It waits from now on, unless it is here already or there is no place.
-    pub fn due(&mut self, job: Uuid, place: Place, kept: J) {
-        if self.running.contains_key(&job) {
-            return;
+    /// A job is due, for this attempt. It waits from now on, unless the attempt runs already; one that
+    /// runs for an earlier attempt waits for its end. False if there is no place for it.
+    pub fn due(&mut self, job: Uuid, place: Place, attempt: u32, kept: J) -> bool {
+        if let Some(running) = self.running.get_mut(&job) {
+            if attempt > running.attempt {
+                running.then = Some((attempt, kept));
+            }
+            return true;
         }
-        if let Some(known) = self.waiting.iter_mut().find(|(known, ..)| *known == job) {
+        let waiting = Waiting { job, attempt, kept };
+        let queue = &mut self.queues[place.agent];
+        if self.waiting.contains_key(&job) {
             // What is known of it may have changed.
-            known.2 = kept;
-            return;
+            queue.replace(place.channel, waiting);
+            return true;
         }
-        if self.waiting.len() < WAITING_MAX {
-            self.waiting.push_back((job, place, kept));
+        if queue.waiting_count >= WAITING_MAX {
+            return false;
         }
+        self.waiting.insert(job, place);
+        queue.push(place.channel, waiting);
+        true
     }
 
-    /// Takes out the job that has waited longest among those that may run, which runs from now on.
+    /// Takes out a job that may run, which runs from now on: of each agent the oldest one of the
+    /// channel whose turn it is.
     pub fn next(&mut self) -> Option<(Uuid, J)> {
-        let index = self
-            .waiting
-            .iter()
-            .position(|(_, place, _)| self.admits(place))?;
-        let (job, place, kept) = self.waiting.remove(index)?;
-        self.running_of[place.agent] += 1;
-        if self.is_outward[place.agent] {
-            self.running_outward += 1;
-            *self.running_in.entry(place.channel).or_insert(0) += 1;
-        }
-        self.running.insert(job, place);
-        Some((job, kept))
-    }
-
-    /// A job does not run any more.
-    pub fn ended(&mut self, job: Uuid) {
-        let Some(place) = self.running.remove(&job) else {
-            return;
-        };
-        self.running_of[place.agent] -= 1;
-        if !self.is_outward[place.agent] {
-            return;
-        }
-        self.running_outward -= 1;
-        if let Some(count) = self.running_in.get_mut(&place.channel) {
-            *count -= 1;
-            if *count == 0 {
-                self.running_in.remove(&place.channel);
+        let count = self.queues.len();
+        let outward_may = self.running_outward < ATTEMPTS_MAX;
+        for step in 0..count {
+            let agent = (self.turn + step) % count;
+            let queue = &mut self.queues[agent];
+            if queue.is_outward && !outward_may {
+                continue;
+            }
+            if let Some((channel, waiting)) = queue.next() {
+                self.turn = agent + 1;
+                self.running_outward += usize::from(queue.is_outward);
+                let Waiting { job, attempt, kept } = waiting;
+                self.waiting.remove(&job);
+                let running = Running {
+                    place: Place { channel, agent },
+                    attempt,
+                    then: None,
+                };
+                self.running.insert(job, running);
+                return Some((job, kept));
             }
         }
+        None
     }
 
-    /// A job is none of this node's business any more: it waits no longer.
+    /// A job does not run any more. If it became due meanwhile it waits from now on.
+    pub fn ended(&mut self, job: Uuid) {
+        let Some(running) = self.running.remove(&job) else {
+            return;
+        };
+        let Running { place, then, .. } = running;
+        let queue = &mut self.queues[place.agent];
+        queue.ended(place.channel);
+        self.running_outward -= usize::from(queue.is_outward);
+        if let Some((attempt, kept)) = then {
+            self.due(job, place, attempt, kept);
+        }
+    }
+
+    /// A job is none of this node's business any more: it waits no longer, and if it runs it is given up.
     pub fn forget(&mut self, job: Uuid) {
-        self.waiting.retain(|(known, ..)| *known != job);
+        if let Some(running) = self.running.get_mut(&job) {
+            (running.attempt, running.then) = (0, None);
+        }
+        if let Some(place) = self.waiting.remove(&job) {
+            self.queues[place.agent].remove(place.channel, job);
+        }
     }
 
     /// How many attempts of an agent run.
     pub fn running_of(&self, agent: usize) -> usize {
-        self.running_of.get(agent).copied().unwrap_or(0)
+        self.queues.get(agent).map_or(0, |queue| queue.running)
     }
 
     /// How many jobs wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
+}
 
-    fn admits(&self, place: &Place) -> bool {
-        if self.running_of[place.agent] >= self.concurrency[place.agent] {
-            return false;
+impl<J> Queue<J> {
+    fn push(&mut self, channel: Uuid, waiting: Waiting<J>) {
+        let jobs = self.waiting.entry(channel).or_default();
+        if jobs.is_empty() {
+            self.turns.push_back(channel);
         }
-        let in_channel = self.running_in.get(&place.channel).copied().unwrap_or(0);
-        !self.is_outward[place.agent]
-            || (self.running_outward < ATTEMPTS_MAX && in_channel < ATTEMPTS_PER_CHANNEL_MAX)
+        jobs.push_back(waiting);
+        self.waiting_count += 1;
+    }
+
+    fn replace(&mut self, channel: Uuid, waiting: Waiting<J>) {
+        let jobs = self.waiting.get_mut(&channel);
+        let known = jobs.and_then(|jobs| jobs.iter_mut().find(|known| known.job == waiting.job));
+        if let Some(known) = known {
+            *known = waiting;
+        }
+    }
+
+    /// The next one, with its channel, which has its next turn after all others that wait.
+    fn next(&mut self) -> Option<(Uuid, Waiting<J>)> {
+        if self.running >= self.concurrency {
+            return None;
+        }
+        let most = self.per_channel_max();
+        let runs_in = |channel: &Uuid| self.running_in.get(channel).copied().unwrap_or(0);
+        // Channels that have all that they may are passed over and keep their turn; since each has
+        // something running they are no more than the agent's concurrency.
+        let index = self
+            .turns
+            .iter()
+            .position(|channel| runs_in(channel) < most)?;
+        let channel = self.turns.remove(index)?;
+        let jobs = self.waiting.get_mut(&channel)?;
+        let waiting = jobs.pop_front()?;
+        match jobs.is_empty() {
+            true => drop(self.waiting.remove(&channel)),
+            false => self.turns.push_back(channel),
+        }
+        self.waiting_count -= 1;
+        self.running += 1;
+        *self.running_in.entry(channel).or_insert(0) += 1;
+        Some((channel, waiting))
+    }
+
+    fn ended(&mut self, channel: Uuid) {
+        self.running -= 1;
+        if let Some(count) = self.running_in.get_mut(&channel) {
+            *count -= 1;
+            if *count == 0 {
+                self.running_in.remove(&channel);
+            }
+        }
+    }
+
+    fn remove(&mut self, channel: Uuid, job: Uuid) {
+        let Some(jobs) = self.waiting.get_mut(&channel) else {
+            return;
+        };
+        let before = jobs.len();
+        jobs.retain(|known| known.job != job);
+        self.waiting_count -= before - jobs.len();
+        if jobs.is_empty() {
+            self.waiting.remove(&channel);
+            self.turns.retain(|turn| *turn != channel);
+        }
+    }
+
+    /// Half of the slots: the other half is for the other channels, if there is more than one slot.
+    fn per_channel_max(&self) -> usize {
+        self.concurrency.div_ceil(2).min(ATTEMPTS_PER_CHANNEL_MAX)
     }
 }
 
@@ -133,6 +257,7 @@ impl<J> Slots<J> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::HashSet;
 
     fn id(id: usize) -> Uuid {
         Uuid::from_u128(id as u128)
@@ -145,18 +270,23 @@ mod tests {
         }
     }
 
+    /// All that may start now.
+    fn started<J>(slots: &mut Slots<J>) -> Vec<Uuid> {
+        std::iter::from_fn(|| slots.next())
+            .map(|(job, _)| job)
+            .collect()
+    }
+
     #[test]
     fn an_agent_that_hangs_holds_up_only_itself() {
-        let mut slots = Slots::new([(2, true), (2, true), (1, false)]);
+        let mut slots = Slots::new([(4, true), (2, true), (1, false)]);
         for job in 0..5 {
-            slots.due(id(job), place(1, 0), ());
+            assert!(slots.due(id(job), place(1, 0), 1, ()));
         }
-        slots.due(id(5), place(1, 1), ());
-        slots.due(id(6), place(1, 2), ());
-        let started: Vec<Uuid> = std::iter::from_fn(|| slots.next())
-            .map(|(job, ())| job)
-            .collect();
-        assert_eq!(started, [id(0), id(1), id(5), id(6)]);
+        slots.due(id(5), place(1, 1), 1, ());
+        slots.due(id(6), place(1, 2), 1, ());
+        let all = started(&mut slots);
+        assert_eq!(all, [id(0), id(5), id(6), id(1)]);
         assert_eq!((slots.running_of(0), slots.waiting()), (2, 3));
         slots.ended(id(1));
         assert_eq!(slots.next(), Some((id(2), ())));
@@ -164,71 +294,220 @@ mod tests {
     }
 
     #[test]
-    fn one_channel_does_not_take_all() {
-        let mut slots = Slots::new([(100, true)]);
-        for job in 0..20 {
-            slots.due(id(job), place(job / 19, 0), ());
+    fn a_queue_that_is_full_is_that_of_one_agent() {
+        let mut slots = Slots::new([(1, true), (1, false)]);
+        for job in 0..WAITING_MAX {
+            assert!(slots.due(id(job), place(job / 200, 0), 1, ()));
         }
-        let started = std::iter::from_fn(|| slots.next()).count();
-        assert_eq!(started, ATTEMPTS_PER_CHANNEL_MAX + 1);
+        let more = id(WAITING_MAX);
+        assert!(!slots.due(more, place(0, 0), 1, ()), "there is no place");
+        assert!(slots.due(id(7), place(0, 0), 1, ()), "it has one");
+        assert!(slots.due(more, place(0, 1), 1, ()));
+        assert_eq!(started(&mut slots), [id(0), more]);
+    }
+
+    #[test]
+    fn one_channel_does_not_take_all() {
+        let mut slots = Slots::new([(100, true), (5, false), (1, true)]);
+        for job in 0..20 {
+            slots.due(id(job), place(job / 19, 0), 1, ());
+            slots.due(id(100 + job), place(job / 19, 1), 1, ());
+            slots.due(id(200 + job), place(job / 19, 2), 1, ());
+        }
+        started(&mut slots);
+        let running = [0, 1, 2].map(|agent| slots.running_of(agent));
+        assert_eq!(running, [ATTEMPTS_PER_CHANNEL_MAX + 1, 3 + 1, 1]);
+    }
+
+    #[test]
+    fn channels_take_turns() {
+        let mut slots = Slots::new([(2, true)]);
+        for job in 0..3 {
+            slots.due(id(job), place(1, 0), 1, ());
+        }
+        slots.due(id(3), place(2, 0), 1, ());
+        assert_eq!(started(&mut slots), [id(0), id(3)]);
+        slots.due(id(4), place(3, 0), 1, ());
+        // It was the first one's turn before the third came, but its half is taken.
+        slots.ended(id(3));
+        assert_eq!(started(&mut slots), [id(4)]);
+        slots.ended(id(0));
+        assert_eq!(started(&mut slots), [id(1)]);
     }
 
     #[test]
     fn a_job_is_in_here_once() {
         let mut slots = Slots::new([(1, true)]);
-        slots.due(id(1), place(1, 0), "first");
-        slots.due(id(1), place(1, 0), "second");
+        slots.due(id(1), place(1, 0), 1, "first");
+        slots.due(id(1), place(1, 0), 1, "second");
         assert_eq!(slots.next(), Some((id(1), "second")));
-        slots.due(id(1), place(1, 0), "third");
+        slots.due(id(1), place(1, 0), 1, "third");
         assert_eq!(slots.waiting(), 0);
-        slots.due(id(2), place(1, 0), "other");
+        slots.due(id(2), place(1, 0), 1, "other");
         slots.forget(id(2));
         slots.ended(id(1));
         assert_eq!(slots.next(), None);
     }
 
+    #[test]
+    fn what_is_due_again_before_it_has_ended_is_not_forgotten() {
+        let mut slots = Slots::new([(1, true)]);
+        slots.due(id(1), place(1, 0), 3, "the third");
+        assert_eq!(slots.next(), Some((id(1), "the third")));
+        assert!(slots.due(id(1), place(1, 0), 2, "from a look before it"));
+        assert!(slots.due(id(1), place(1, 0), 4, "the fourth"));
+        assert_eq!(slots.next(), None, "it runs");
+        slots.ended(id(1));
+        assert_eq!(slots.next(), Some((id(1), "the fourth")));
+        // Given up, which takes a moment; meanwhile the leader is this node again.
+        slots.forget(id(1));
+        slots.due(id(1), place(1, 0), 4, "the fourth was left");
+        slots.ended(id(1));
+        assert_eq!(slots.next(), Some((id(1), "the fourth was left")));
+        slots.due(id(1), place(1, 0), 5, "of a job that is over soon");
+        slots.forget(id(1));
+        slots.ended(id(1));
+        assert_eq!(slots.next(), None);
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Due {
+            job: usize,
+            channel: usize,
+            agent: usize,
+            attempt: u32,
+        },
+        Next,
+        Ended {
+            job: usize,
+        },
+        Forget {
+            job: usize,
+        },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let due = (0..60_usize, 0..4_usize, 0..3_usize, 1..4_u32);
+        let due = due.prop_map(|(job, channel, agent, attempt)| Step::Due {
+            job,
+            channel,
+            agent,
+            attempt,
+        });
+        prop_oneof![
+            3 => due,
+            3 => Just(Step::Next),
+            2 => (0..60_usize).prop_map(|job| Step::Ended { job }),
+            1 => (0..60_usize).prop_map(|job| Step::Forget { job }),
+        ]
+    }
+
     proptest! {
         #[test]
-        fn the_bounds_hold(
-            steps in prop::collection::vec((0..3_u8, 0..60_usize, 0..4_usize, 0..3_usize), 0..200),
-        ) {
-            let concurrency = [10, 30, 2];
-            let mut slots = Slots::new([(10, true), (30, true), (2, false)]);
+        fn the_bounds_hold(steps in prop::collection::vec(step(), 0..200)) {
+            let concurrency = [10, 30, 3];
+            let mut slots = Slots::new([(10, true), (30, true), (3, false)]);
             let mut running: HashMap<Uuid, Place> = HashMap::new();
             let mut places: HashMap<Uuid, Place> = HashMap::new();
-            for (step, job, channel, agent) in steps {
+            for step in steps {
                 match step {
-                    0 => {
+                    Step::Due { job, channel, agent, attempt } => {
                         let place = *places.entry(id(job)).or_insert(place(channel, agent));
-                        slots.due(id(job), place, id(job));
+                        prop_assert!(slots.due(id(job), place, attempt, id(job)));
                     }
-                    1 => {
+                    Step::Next => {
                         if let Some((job, kept)) = slots.next() {
                             prop_assert_eq!(job, kept);
                             prop_assert!(running.insert(job, places[&job]).is_none());
                         }
                     }
-                    _ => {
+                    Step::Ended { job } => {
                         slots.ended(id(job));
                         running.remove(&id(job));
                     }
+                    Step::Forget { job } => slots.forget(id(job)),
                 }
                 for (agent, most) in concurrency.iter().enumerate() {
-                    let count = running.values().filter(|place| place.agent == agent).count();
+                    let of_agent = running.values().filter(|place| place.agent == agent);
+                    let count = of_agent.clone().count();
                     prop_assert_eq!(count, slots.running_of(agent));
                     prop_assert!(count <= *most);
+                    for channel in 0..4 {
+                        let here = of_agent.clone().filter(|place| place.channel == id(channel));
+                        prop_assert!(here.count() <= most.div_ceil(2).min(ATTEMPTS_PER_CHANNEL_MAX));
+                    }
                 }
-                for channel in 0..4 {
-                    let here = running.values().filter(|place| place.channel == id(channel));
-                    let outward = here.filter(|place| place.agent < 2).count();
-                    prop_assert!(outward <= ATTEMPTS_PER_CHANNEL_MAX);
+                let waiting: usize = slots.queues.iter().map(|queue| queue.waiting_count).sum();
+                prop_assert_eq!(slots.waiting(), waiting);
+                for queue in &slots.queues {
+                    prop_assert_eq!(queue.turns.len(), queue.waiting.len());
+                    let jobs: usize = queue.waiting.values().map(VecDeque::len).sum();
+                    prop_assert_eq!(jobs, queue.waiting_count);
                 }
             }
-            // Nobody is left behind: once nobody runs, somebody who waits may.
+            // Nobody is left behind: all that wait run in the end.
             for job in running.into_keys() {
                 slots.ended(job);
             }
-            prop_assert!(slots.waiting() == 0 || slots.next().is_some());
+            while let Some((job, _)) = slots.next() {
+                slots.ended(job);
+            }
+            prop_assert_eq!(slots.waiting(), 0);
+        }
+
+        /// What one agent is asked and how slow it is does not change what another one does.
+        #[test]
+        fn agents_are_nothing_to_each_other(steps in prop::collection::vec(step(), 0..150)) {
+            let bounds = [(5, true), (2, true), (3, false)];
+            let mut all = Slots::new(bounds);
+            let mut alone = Slots::new(bounds);
+            let mut running = [HashSet::new(), HashSet::new()];
+            for step in steps {
+                let [both, one] = &mut running;
+                for (slots, running, is_alone) in [(&mut all, both, false), (&mut alone, one, true)] {
+                    match step {
+                        // Jobs of three agents, told apart by their numbers; the last never answers.
+                        Step::Due { job, attempt, .. } if !is_alone || job % 3 != 2 => {
+                            slots.due(id(job), place(job / 3 % 4, job % 3), attempt, job);
+                        }
+                        Step::Ended { job } if job % 3 != 2 => {
+                            slots.ended(id(job));
+                            running.remove(&job);
+                        }
+                        Step::Forget { job } => slots.forget(id(job)),
+                        Step::Due { .. } | Step::Ended { .. } | Step::Next => {}
+                    }
+                    while let Some((_, job)) = slots.next() {
+                        running.insert(job);
+                    }
+                }
+                let of_others: HashSet<_> =
+                    running[0].iter().copied().filter(|job| job % 3 != 2).collect();
+                prop_assert_eq!(&of_others, &running[1]);
+            }
+        }
+
+        /// Between two turns of a channel every other one that waits has one.
+        #[test]
+        fn no_channel_is_passed_over(counts in prop::collection::vec(1..9_usize, 1..9)) {
+            let mut slots = Slots::new([(1, true)]);
+            for (channel, count) in counts.iter().enumerate() {
+                for job in 0..*count {
+                    slots.due(id(channel * 100 + job), place(channel, 0), 1, channel);
+                }
+            }
+            let mut left = counts.clone();
+            while slots.waiting() > 0 {
+                let mut round = Vec::new();
+                for _ in 0..left.iter().filter(|left| **left > 0).count() {
+                    let (job, channel) = slots.next().unwrap();
+                    slots.ended(job);
+                    left[channel] -= 1;
+                    round.push(channel);
+                }
+                prop_assert!(round.is_sorted_by(|a, b| a < b), "{:?}", round);
+            }
         }
     }
 }

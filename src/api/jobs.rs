@@ -125,7 +125,8 @@ fn view(job: &Job) -> View<'_> {
         username: &job.username,
         message: &job.command,
         state: name(job.state.kind()),
-        attempt: job.attempt,
+        // One more is begun to say that no attempt was finished; it asks nobody.
+        attempt: job.attempt.min(job.attempts_max),
         attempts_max: job.attempts_max,
         created_at: job.created_ms,
         next_attempt_at,
@@ -198,6 +199,11 @@ mod tests {
             last_error: None,
             ..job
         };
+        let beyond = Job {
+            attempt: 9,
+            ..done.clone()
+        };
+        assert!(json(&beyond).contains("\"attempt\":8,\"attempts_max\":8"));
         assert_eq!(
             json(&done),
             format!(

@@ -12,6 +12,7 @@ use super::ConfigError;
 use super::Limits;
 use super::NODES_MAX;
 use super::NodeConfig;
+use super::Place;
 use super::REPLICATION_MAX;
 use super::WORKER_THREADS_MAX;
 use crate::agents::config::AgentSection;
@@ -204,9 +205,10 @@ pub fn flag_of(key: &str) -> String {
 
 impl File {
     pub fn parse(text: &str, origin: &str) -> Result<File, ConfigError> {
-        toml::from_str(text).map_err(|source| ConfigError::Syntax {
+        toml::from_str(text).map_err(|error: toml::de::Error| ConfigError::Syntax {
             origin: origin.to_owned(),
-            source: Box::new(source),
+            place: Place(error.span().map(|span| place(text, span.start))),
+            message: without_value(error.message()),
         })
     }
 
@@ -289,6 +291,28 @@ impl File {
             free_bytes_min: storage.free_bytes_min,
             worker_threads,
         })
+    }
+}
+
+/// Line and column of a byte, both from 1, columns in characters.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = before.matches('\n').count() + 1;
+    (line, before[line_start..].chars().count() + 1)
+}
+
+/// What is wrong with a value, without the value, which serde shows in quotes of either kind.
+fn without_value(message: &str) -> String {
+    let is_about_one = ["invalid type: ", "invalid value: "]
+        .iter()
+        .any(|begin| message.starts_with(begin));
+    let (quote, end) = (message.find(['"', '`']), message.rfind(", expected "));
+    match (quote, end) {
+        (Some(quote), Some(end)) if is_about_one && quote < end => {
+            format!("{}{}", message[..quote].trim_end(), &message[end..])
+        }
+        _ => message.to_owned(),
     }
 }
 

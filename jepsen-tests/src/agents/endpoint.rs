@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -37,6 +37,8 @@ struct Shared {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Asked {
     pub calls: u64,
+    /// When each of them came.
+    pub at: Vec<Instant>,
     /// Calls that were answered in full.
     pub answered: u64,
     /// What was last asked: the text of the last message of the conversation.
@@ -231,6 +233,7 @@ impl Shared {
         let mut ledger = self.ledger();
         let asked = ledger.entry(key.to_owned()).or_default();
         asked.calls += 1;
+        asked.at.push(Instant::now());
         asked.text = text.to_owned();
         asked.messages = body["messages"].as_array().cloned().unwrap_or_default();
         asked.signature = request.header("accord-signature").map(str::to_owned);

@@ -17,11 +17,13 @@ mod read;
 mod run;
 mod timers;
 mod timetable;
+mod waits;
 mod wire;
 
 pub(crate) use read::find;
 pub(crate) use run::run;
 pub(crate) use timers::Timers;
+pub(crate) use waits::due;
 pub(crate) use wire::Found;
 pub(crate) use wire::Request;
 #[cfg(any(test, feature = "fuzzing"))]

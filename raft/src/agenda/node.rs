@@ -23,12 +23,14 @@ use crate::api::JobKind;
 use crate::api::JobState;
 use crate::api::Page;
 use crate::api::Position;
+use crate::api::RETRY_MS_MAX;
 use crate::api::Range;
 use crate::api::ReadError;
 use crate::api::Scheduled;
 use crate::api::ScheduledCursor;
 use crate::api::Settlement;
 use crate::api::WriteError;
+use crate::clock;
 use crate::edge;
 use crate::group::Group;
 use crate::group::outbox::Verdict;
@@ -125,7 +127,7 @@ impl Node {
             Settlement::Retry { until_ms, reason } => Command::Retry {
                 job: job.into_bytes(),
                 attempt,
-                until_ms: *until_ms,
+                until_ms: (*until_ms).min(clock::now_ms().saturating_add(RETRY_MS_MAX)),
                 reason,
             },
         };
@@ -160,6 +162,12 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// The executor has dropped a job of this channel that it had, and wants to be offered it again soon,
+    /// though not at once.
+    pub fn left(&self, channel: &Channel) {
+        self.shared().timers.left(GroupId(channel.group));
     }
 
     /// Jobs in the order of their commands, those above seq `after` that are in the state `kind`. Ended

@@ -37,14 +37,16 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut table = Timetable::default();
     let mut under_way = FuturesUnordered::new();
     loop {
-        for (group, news) in shared.timers.take_news() {
+        let news = shared.timers.take_news();
+        let now_ms = clock::now_ms();
+        table.at(now_ms);
+        for (group, news) in news {
             match news {
                 News::Due(due_ms) => table.changed(group, due_ms),
                 News::Leads => table.leads(group),
+                News::Left => table.left(group, now_ms),
             }
         }
-        let now_ms = clock::now_ms();
-        table.at(now_ms);
         let read_all = read_on(&shared, &mut table, now_ms).await;
         // While it stops others take over; what it began to do now would be in their way.
         while !shared.is_draining()

@@ -1,7 +1,8 @@
 //! What replicas tell the task that attends to due groups, and which jobs the executor has.
 //!
 //! Invariant: [`Executor::ended`] is called for each job that was handed over and is not this node's
-//! business any more, unless this node has settled it.
+//! business any more, once. Also for what this node has settled: who ended a job cannot be told from
+//! its row.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -38,6 +39,8 @@ pub(crate) enum News {
     Due(Option<u64>),
     /// This node leads the group from now on.
     Leads,
+    /// The executor has dropped a job of it.
+    Left,
 }
 
 struct Handed {
@@ -60,8 +63,8 @@ impl Timers {
     /// What a group has to do has changed.
     pub(crate) fn note(&self, group: GroupId, due_ms: Option<u64>) {
         if due_ms.is_none() {
-            // Whatever it had, it has settled itself, or has been told.
-            lock(&self.handed).remove(&group);
+            // All that it had has ended.
+            self.lost(group);
         }
         lock(&self.news).insert(group, News::Due(due_ms));
         self.arrived.notify_one();
@@ -69,11 +72,23 @@ impl Timers {
 
     /// This node leads the group from now on.
     pub(crate) fn look(&self, group: GroupId) {
-        lock(&self.news).entry(group).or_insert(News::Leads);
+        let mut news = lock(&self.news);
+        let known = news.entry(group).or_insert(News::Leads);
+        if *known == News::Left {
+            *known = News::Leads;
+        }
+        drop(news);
         self.arrived.notify_one();
     }
 
-    /// Another node leads the group.
+    /// The executor has dropped a job of the group that it said it had.
+    pub(crate) fn left(&self, group: GroupId) {
+        // Any other news bring the job sooner.
+        lock(&self.news).entry(group).or_insert(News::Left);
+        self.arrived.notify_one();
+    }
+
+    /// Nothing of the group is this node's business any more.
     pub(crate) fn lost(&self, group: GroupId) {
         let handed = lock(&self.handed).remove(&group);
         if let Some(handed) = handed {
@@ -99,8 +114,8 @@ impl Timers {
         }
     }
 
-    /// Tells the executor of a job.
-    pub(super) fn hand(&self, group: GroupId, channel: &Arc<Channel>, job: Job) {
+    /// Tells the executor of a job. Answers whether it has it now.
+    pub(super) fn hand(&self, group: GroupId, channel: &Arc<Channel>, job: Job) -> bool {
         {
             let mut all = lock(&self.handed);
             let handed = all.entry(group).or_insert_with(|| Handed {
@@ -109,17 +124,24 @@ impl Timers {
             });
             handed.jobs.insert(job.id);
         }
-        self.executor.due(channel, job);
+        self.executor.due(channel, job)
     }
 
     /// Forgets the jobs of a group that have ended.
     pub(super) fn keep_live(&self, group: GroupId, live: &BTreeSet<Uuid>) {
         let mut all = lock(&self.handed);
-        if let Some(handed) = all.get_mut(&group) {
-            handed.jobs.retain(|job| live.contains(job));
-            if handed.jobs.is_empty() {
-                all.remove(&group);
-            }
+        let Some(handed) = all.get_mut(&group) else {
+            return;
+        };
+        let channel = handed.channel;
+        let ended: Vec<Uuid> = handed.jobs.difference(live).copied().collect();
+        handed.jobs.retain(|job| live.contains(job));
+        if handed.jobs.is_empty() {
+            all.remove(&group);
+        }
+        drop(all);
+        for job in ended {
+            self.executor.ended(channel, job);
         }
     }
 
@@ -160,8 +182,9 @@ mod tests {
     struct Told(Mutex<Vec<(&'static str, Uuid)>>);
 
     impl Executor for Told {
-        fn due(&self, _: &Arc<Channel>, job: Job) {
+        fn due(&self, _: &Arc<Channel>, job: Job) -> bool {
             self.0.lock().unwrap().push(("due", job.id));
+            true
         }
 
         fn ended(&self, _: Uuid, job: Uuid) {
@@ -207,13 +230,27 @@ mod tests {
         told.0.lock().unwrap().clear();
         timers.cancelled(group, &[*Uuid::from_u128(1).as_bytes(), [9; 16]]);
         timers.cancelled(group, &[*Uuid::from_u128(1).as_bytes()]);
-        // Two is done; it was this node that has settled it.
+        // Two is done, whoever has settled it.
         let live = [3, 4].map(Uuid::from_u128).into();
         timers.keep_live(group, &live);
+        timers.keep_live(group, &live);
+        timers.note(group, Some(0));
         timers.lost(group);
         timers.lost(group);
-        let ended = [1, 3, 4].map(|id| ("ended", Uuid::from_u128(id)));
-        assert_eq!(*told.0.lock().unwrap(), ended);
+        // The last one is done, and nothing is left to do.
+        timers.hand(group, &channel, job(5));
+        timers.note(group, None);
+        timers.note(group, None);
+        let ended = |id| ("ended", Uuid::from_u128(id));
+        let expected = [
+            ended(1),
+            ended(2),
+            ended(3),
+            ended(4),
+            ("due", Uuid::from_u128(5)),
+            ended(5),
+        ];
+        assert_eq!(*told.0.lock().unwrap(), expected);
     }
 
     #[test]
@@ -223,9 +260,15 @@ mod tests {
         timers.look(GroupId(1));
         timers.look(GroupId(2));
         timers.note(GroupId(2), None);
+        timers.left(GroupId(2));
+        timers.left(GroupId(3));
+        timers.look(GroupId(3));
+        timers.left(GroupId(4));
         let news = timers.take_news();
         assert_eq!(news[&GroupId(1)], News::Due(Some(5)));
         assert_eq!(news[&GroupId(2)], News::Due(None));
+        assert_eq!(news[&GroupId(3)], News::Leads);
+        assert_eq!(news[&GroupId(4)], News::Left);
         assert!(timers.take_news().is_empty());
     }
 }

@@ -26,16 +26,21 @@ const PAUSE_MIN_MS: u64 = 500;
 const PAUSE_MAX_MS: u64 = 30_000;
 /// A clock that is set back by more than this makes all pauses wrong.
 const SET_BACK_MS: u64 = 1_000;
-/// How often a job is offered that the executor may have had no place for.
+/// How soon a job is offered again that the executor had no place for, or has dropped.
 const OFFER_MS: u64 = 5_000;
+/// How soon one that it has, or that another node is to see to: each time its channel is opened, and one
+/// that waits for a slot may sleep.
+const KEPT_MS: u64 = 60_000;
 
 /// What came of attending to a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attended {
     /// All that was due has been seen to. News will say so; what is due next comes then, at the latest.
     Served { next_ms: Option<u64> },
-    /// Jobs are due, and the executor knows of them. Something else is due at the time given.
+    /// Jobs are due, and the executor has all of them. Something else is due at the time given.
     InCare { next_ms: Option<u64> },
+    /// Jobs are due, and the executor had no place for some. Something else is due at the time given.
+    Refused { next_ms: Option<u64> },
     /// Another node is up that is to do it.
     Elsewhere,
     /// It did not work.
@@ -49,10 +54,14 @@ struct Entry {
     look_ms: u64,
     /// Looks since the last news.
     looks: u32,
+    /// When it was last said to be late.
+    late_ms: Option<u64>,
     /// It is being attended to.
     out: bool,
     /// There were news meanwhile.
     stale: bool,
+    /// The executor has dropped a job meanwhile.
+    left: bool,
 }
 
 /// See the module.
@@ -124,6 +133,21 @@ impl Timetable {
         }
     }
 
+    /// The executor has dropped a job of the group that it had.
+    pub(super) fn left(&mut self, group: GroupId, now_ms: u64) {
+        let Some(entry) = self.entries.get_mut(&group) else {
+            return;
+        };
+        if entry.out {
+            entry.left = true;
+            return;
+        }
+        let look_ms = entry.look_ms.min(now_ms.saturating_add(OFFER_MS));
+        self.looks.remove(&(entry.look_ms, group));
+        self.looks.insert((look_ms, group));
+        entry.look_ms = look_ms;
+    }
+
     /// Has to be told the time before anything else is asked. Whatever waits for a moment of a clock that
     /// was ahead is looked at by the clock as it is now.
     pub(super) fn at(&mut self, now_ms: u64) {
@@ -132,6 +156,7 @@ impl Timetable {
             self.looks.clear();
             for (group, entry) in self.entries.iter_mut().filter(|(_, entry)| !entry.out) {
                 entry.look_ms = entry.due_ms.unwrap_or(entry.look_ms);
+                entry.late_ms = None;
                 self.looks.insert((entry.look_ms, *group));
             }
         }
@@ -152,7 +177,15 @@ impl Timetable {
         self.looks.pop_first();
         let entry = self.entries.get_mut(&group)?;
         let late_ms = entry.due_ms.map(|due_ms| due_ms.saturating_add(LATE_MS));
-        let is_late = entry.looks > 0 && late_ms.is_some_and(|late_ms| now_ms >= late_ms);
+        // To whom it is late opens the group, which may sleep because the executor has its jobs. Whether
+        // the node that is to see to it is up is looked at more often.
+        let again_ms = entry.late_ms.map(|last_ms| last_ms.saturating_add(KEPT_MS));
+        let is_late = entry.looks > 0
+            && late_ms.is_some_and(|late_ms| now_ms >= late_ms)
+            && again_ms.is_none_or(|again_ms| now_ms >= again_ms);
+        if is_late {
+            entry.late_ms = Some(now_ms);
+        }
         entry.out = true;
         entry.looks = entry.looks.saturating_add(1);
         Some((group, is_late))
@@ -164,21 +197,31 @@ impl Timetable {
             return;
         };
         entry.out = false;
+        let left = std::mem::take(&mut entry.left);
         let Some(due_ms) = entry.due_ms else {
             self.entries.remove(&group);
             return;
         };
+        if what == Attended::Failed {
+            entry.late_ms = None;
+        }
         if std::mem::take(&mut entry.stale) {
-            entry.looks = 0;
+            (entry.looks, entry.late_ms) = (0, None);
             entry.look_ms = due_ms;
         } else {
             let doublings = entry.looks.saturating_sub(1).min(16);
             let pause_ms = (PAUSE_MIN_MS << doublings).min(PAUSE_MAX_MS);
             let (pause_ms, next_ms) = match what {
                 Attended::Served { next_ms } => (pause_ms, next_ms),
-                Attended::InCare { next_ms } => (OFFER_MS, next_ms),
+                Attended::InCare { next_ms } => (KEPT_MS, next_ms),
+                Attended::Refused { next_ms } => (OFFER_MS, next_ms),
                 Attended::Elsewhere => (pause_ms.max(LATE_MS), None),
                 Attended::Failed => (pause_ms, None),
+            };
+            let pause_ms = if left {
+                pause_ms.min(OFFER_MS)
+            } else {
+                pause_ms
             };
             let look_ms = now_ms.saturating_add(pause_ms);
             entry.look_ms = next_ms.map_or(look_ms, |next_ms| look_ms.min(next_ms.max(now_ms)));
@@ -191,8 +234,10 @@ impl Timetable {
             due_ms: Some(due_ms),
             look_ms: due_ms,
             looks: 0,
+            late_ms: None,
             out: false,
             stale: false,
+            left: false,
         };
         self.looks.insert((due_ms, group));
         self.entries.insert(group, entry);
@@ -248,6 +293,33 @@ mod tests {
     }
 
     #[test]
+    fn a_group_that_another_node_sees_to_is_opened_rarely_but_looked_at() {
+        let mut table = Timetable::default();
+        read(&mut table, &[(100, GROUP)], 10_000);
+        table.take(100);
+        table.attended(GROUP, Attended::Elsewhere, 100);
+        let (mut late, mut looks) = (Vec::new(), 0);
+        let mut now_ms = 100;
+        while now_ms < 200_000 {
+            now_ms = table.next_ms().unwrap();
+            let (_, is_late) = table.take(now_ms).unwrap();
+            table.attended(GROUP, Attended::Elsewhere, now_ms);
+            late.extend(is_late.then_some(now_ms));
+            looks += 1;
+        }
+        assert_eq!(late[0], 100 + LATE_MS);
+        assert!(
+            late.len() >= 2 && looks > 2 * late.len(),
+            "{late:?} of {looks}"
+        );
+        assert!(late.windows(2).all(|two| two[1] - two[0] >= KEPT_MS));
+        table.take(now_ms + KEPT_MS);
+        table.attended(GROUP, Attended::Failed, now_ms + KEPT_MS);
+        let soon_ms = table.next_ms().unwrap();
+        assert_eq!(table.take(soon_ms), Some((GROUP, true)), "it did not work");
+    }
+
+    #[test]
     fn a_job_in_care_does_not_hide_what_is_due_next() {
         let mut table = Timetable::default();
         read(&mut table, &[(100, GROUP)], 10_000);
@@ -257,7 +329,23 @@ mod tests {
         assert_eq!(table.next_ms(), Some(900));
         table.take(900);
         table.attended(GROUP, Attended::InCare { next_ms: None }, 950);
-        assert_eq!(table.next_ms(), Some(950 + OFFER_MS));
+        assert_eq!(table.next_ms(), Some(950 + KEPT_MS));
+        table.left(GROUP, 2_000);
+        assert_eq!(table.next_ms(), Some(2_000 + OFFER_MS));
+        table.left(GROUP, 3_000);
+        assert_eq!(table.next_ms(), Some(2_000 + OFFER_MS), "no later");
+        table.take(7_000);
+        table.attended(GROUP, Attended::Refused { next_ms: None }, 7_001);
+        assert_eq!(table.next_ms(), Some(7_001 + OFFER_MS));
+        table.take(13_000);
+        table.left(GROUP, 13_000);
+        table.attended(GROUP, Attended::InCare { next_ms: None }, 13_001);
+        assert_eq!(
+            table.next_ms(),
+            Some(13_001 + OFFER_MS),
+            "it was left meanwhile"
+        );
+        table.left(GroupId(8), 13_001);
     }
 
     #[test]

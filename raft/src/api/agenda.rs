@@ -17,6 +17,9 @@ pub struct Call {
     /// Attempts that the executor makes before it lets the job fail. Kept with the job, so that all
     /// nodes mean the same number; the state machine does not count.
     pub attempts_max: u32,
+    /// Whether the agent asks somebody outside. Such jobs may hang, so they are refused a little before
+    /// the channel is full: the others, with which people see to that, still have room then.
+    pub is_outward: bool,
 }
 
 /// What an agent was asked to do, and how far that is.
@@ -103,7 +106,7 @@ impl JobState {
 pub enum Settlement {
     /// The answer: one message of the agent, in the commit that ends the job.
     Reply { body: MessageBody },
-    /// Nothing yet; the job is due again at this time.
+    /// Nothing yet; the job is due again at this time, at most [`RETRY_MS_MAX`] from now.
     Retry { until_ms: u64, reason: String },
     /// Given up: one message of the agent that says so, in the commit that ends the job.
     Fail { body: MessageBody, reason: String },
@@ -167,19 +170,30 @@ pub struct Appointment {
     pub repeated: bool,
 }
 
+/// The longest that an executor puts a job off. What waits for a time that is further away waits by a
+/// clock that was ahead, and is taken for due.
+pub const RETRY_MS_MAX: u64 = 60 * 60 * 1000;
+
 /// Who runs jobs on this node. All of it is called from tasks that others wait for: quick, without
 /// blocking, and with a bound on what it keeps.
 pub trait Executor: Send + Sync + 'static {
     /// This node leads the channel, and the job is to be attempted: it is pending, its waiting time is
-    /// over, or its attempt was left behind by a leader that is gone (`Running` in an older term). The
-    /// executor claims attempt `job.attempt + 1` when it begins ([`Node::claim`](crate::Node::claim))
-    /// and settles it in the end. Called again every few seconds while the job is due, also for one
-    /// that the executor has taken already; so one that it has no place for may simply be dropped.
-    fn due(&self, channel: &Arc<Channel>, job: Job);
+    /// over, or an attempt at it was begun. The executor claims attempt `job.attempt + 1` when it begins
+    /// ([`Node::claim`](crate::Node::claim)) and settles it in the end.
+    ///
+    /// A job that is `Running` on this node may be the executor's own, whose attempt is under way. If it
+    /// is not, the attempt was given up without a settlement; the executor then settles it as one to be
+    /// made again ([`Settlement::Retry`]), or the job has no reply for as long as this node leads.
+    ///
+    /// Answers whether the executor has the job now, or had it already. Called again while the job is
+    /// due: every few seconds if not, and about once a minute if so, in case that it was dropped after
+    /// all. Whoever drops one says so with [`Node::left`](crate::Node::left).
+    fn due(&self, channel: &Arc<Channel>, job: Job) -> bool;
 
-    /// A job that [`Executor::due`] was called for is none of this node's business any more: it was
-    /// cancelled, or another node leads the channel. What is under way is to be given up; its
-    /// settlement would be refused. Not called for what this node has settled itself.
+    /// A job that [`Executor::due`] was called for is none of this node's business any more: it has
+    /// ended, or another node leads the channel. What is under way is to be given up, since its
+    /// settlement would be refused; but an executor may hear of a job that its own settlement, whose
+    /// answer is still on its way, has ended.
     fn ended(&self, channel: Uuid, job: Uuid);
 }
 
@@ -188,7 +202,10 @@ pub trait Executor: Send + Sync + 'static {
 pub struct NoExecutor;
 
 impl Executor for NoExecutor {
-    fn due(&self, _: &Arc<Channel>, _: Job) {}
+    fn due(&self, _: &Arc<Channel>, _: Job) -> bool {
+        // Offering it again would change nothing.
+        true
+    }
 
     fn ended(&self, _: Uuid, _: Uuid) {}
 }

@@ -10,8 +10,10 @@ use accord_storage::GroupId;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::agenda;
 use crate::agenda::Timers;
 use crate::api::Delivery;
+use crate::clock;
 use crate::consensus::Commits;
 use crate::machine::Committed;
 use crate::machine::Outlook;
@@ -135,7 +137,8 @@ impl Commits for Tap {
     }
 
     fn outlook(&self, outlook: &Outlook) {
-        self.timers.note(self.group, outlook.due_ms);
+        let due_ms = agenda::due(outlook, clock::now_ms());
+        self.timers.note(self.group, due_ms);
     }
 
     fn cancelled(&self, jobs: &[[u8; 16]]) {

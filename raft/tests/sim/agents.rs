@@ -1,4 +1,5 @@
-//! An agent on each node that takes its time, fails, and answers in the end.
+//! An agent on each node that takes its time, fails, and answers in the end. It gives up soon where it
+//! gets no answer, as the product does later: what it leaves behind must come to it again.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use accord_raft::Channel;
 use accord_raft::Executor;
 use accord_raft::Job;
 use accord_raft::JobError;
+use accord_raft::JobState;
 use accord_raft::Node;
 use accord_raft::Settlement;
 use accord_raft::WriteError;
@@ -27,7 +29,8 @@ use uuid::Uuid;
 const ATTEMPT_MS_MAX: u64 = 3_000;
 /// How long a job waits after a failed attempt, at most.
 const WAIT_MS_MAX: u64 = 4_000;
-/// Between two tries to say what came of an attempt.
+/// Tries to begin an attempt, or to say what came of one, and the pause between two.
+const TRIES_MAX: usize = 3;
 const AGAIN_MS: u64 = 100;
 const BODY_BYTES_MAX: usize = 100;
 
@@ -51,9 +54,10 @@ impl Agent {
 }
 
 impl Executor for Agent {
-    fn due(&self, channel: &Arc<Channel>, job: Job) {
+    fn due(&self, channel: &Arc<Channel>, job: Job) -> bool {
         self.state().due.push((Arc::clone(channel), job));
         self.arrived.notify_one();
+        true
     }
 
     fn ended(&self, _: Uuid, job: Uuid) {
@@ -85,6 +89,8 @@ pub async fn run(node: Node, agent: Arc<Agent>) {
             let attempt = tokio::task::spawn_local(async move {
                 attempt(&node, &channel, &job).await;
                 busy.borrow_mut().remove(&job.id);
+                // It may be left, or have come again in between.
+                node.left(&channel);
             });
             attempts.insert(id, attempt.abort_handle());
         }
@@ -92,11 +98,22 @@ pub async fn run(node: Node, agent: Arc<Agent>) {
 }
 
 async fn attempt(node: &Node, channel: &Arc<Channel>, job: &Job) {
+    if matches!(job.state, JobState::Running { node: of, .. } if of == node.id()) {
+        // Nobody makes that attempt any more, or it would not have come to be this one.
+        let settlement = Settlement::Retry {
+            until_ms: accord_raft::sim::true_ms(),
+            reason: "it was left".to_owned(),
+        };
+        settle(node, channel, job.id, job.attempt, settlement).await;
+        return;
+    }
     let number = job.attempt + 1;
-    loop {
+    for tries in 1.. {
         match node.claim(channel, job.id, number).await {
             Ok(()) => break,
-            Err(JobError::Write(WriteError::OutcomeUnknown)) => pause(AGAIN_MS).await,
+            Err(JobError::Write(WriteError::OutcomeUnknown)) if tries < TRIES_MAX => {
+                pause(AGAIN_MS).await;
+            }
             Err(_) => return,
         }
     }
@@ -112,8 +129,18 @@ async fn attempt(node: &Node, channel: &Arc<Channel>, job: &Job) {
         1 => Settlement::Fail { body, reason },
         _ => Settlement::Reply { body },
     };
-    loop {
-        let settled = node.settle(channel, job.id, number, settlement.clone());
+    settle(node, channel, job.id, number, settlement).await;
+}
+
+async fn settle(
+    node: &Node,
+    channel: &Arc<Channel>,
+    job: Uuid,
+    attempt: u32,
+    settlement: Settlement,
+) {
+    for _ in 0..TRIES_MAX {
+        let settled = node.settle(channel, job, attempt, settlement.clone());
         match settled.await {
             Ok(_) | Err(JobError::Superseded | JobError::NotFound) => return,
             Err(JobError::Write(_)) => pause(AGAIN_MS).await,

@@ -189,6 +189,7 @@ fn call() -> Call {
     Call {
         agent: AgentName::parse("ask").expect("letters are a name"),
         attempts_max: 3,
+        is_outward: true,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The agent that works without any network: `/help`, `/summary`, `/roll`, `/cancel`.
 //!
-//! Its answers depend on nothing but the command's job and the messages before it, so an attempt
-//! that is made again, on whichever node, gives the same reply. What it does not understand it
-//! answers with how it is meant.
+//! Dice and summaries depend on nothing but the command's job and the messages before it, so an
+//! attempt that is made again, on whichever node, gives the same reply. What it does not understand
+//! it answers with how it is meant.
 
 mod roll;
 mod summary;
@@ -17,7 +17,10 @@ use roll::Dice;
 
 /// Messages of a summary that names no number, and the most of one that does.
 const SUMMARY_DEFAULT: usize = 50;
-pub const SUMMARY_MAX: usize = super::config::CONTEXT_MESSAGES_MAX;
+const SUMMARY_MAX: usize = super::config::CONTEXT_MESSAGES_MAX;
+/// Most bytes of messages that a summary looks at: all of its work is in proportion to them, and at
+/// least one message fits, since none may be longer.
+const SUMMARY_BYTES_MAX: usize = 256 << 10;
 
 /// What a command asks of the built-in agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +55,8 @@ impl Request {
             "roll" => Dice::parse(spoken.rest).map_or(Request::Usage(roll::USAGE), Request::Roll),
             "cancel" if spoken.rest.is_empty() => Request::Cancel,
             "cancel" => Request::Usage(
-                "Usage: /cancel ends what this channel still waits for and was asked by you, \
-                 the newest first.",
+                "Usage: /cancel ends all commands of yours that this channel still waits for; \
+                 sent as a reply to one it ends that one.",
             ),
             _ => Request::Usage("I know /help, /summary, /roll and /cancel."),
         }
@@ -79,7 +82,7 @@ pub fn help(agents: &[AgentConfig]) -> String {
          /help: this list\n\
          /summary N: the gist of the last N messages (50 if N is left out, 200 at most)\n\
          /roll 2d6: dice; /roll d20+3 adds 3\n\
-         /cancel: ends the newest command of yours that still waits for its answer",
+         /cancel: ends all commands of yours that still wait for an answer; as a reply, that one",
     );
     for agent in agents {
         if agent.kind == super::config::AgentKind::Builtin {
@@ -91,11 +94,32 @@ pub fn help(agents: &[AgentConfig]) -> String {
     text
 }
 
-/// `/summary N` of what came before the command.
+/// `/summary N` of what came before the command: of the newest messages that fit into
+/// [`SUMMARY_BYTES_MAX`].
 pub fn summarize(question: &Question, messages: usize) -> String {
-    let first = question.history.len().saturating_sub(messages);
-    let lines: Vec<&Line> = question.history[first..].iter().collect();
-    summary::of(&lines)
+    let asked = question.history.len().min(messages);
+    let mut left = SUMMARY_BYTES_MAX;
+    let fits = |line: &&Line| match left.checked_sub(line.body.len()) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    };
+    let newest = question.history.iter().rev().take(asked);
+    let mut lines: Vec<&Line> = newest.take_while(fits).collect();
+    lines.reverse();
+    let mut text = summary::of(&lines);
+    if lines.len() < asked {
+        let kib = SUMMARY_BYTES_MAX >> 10;
+        write!(
+            text,
+            "\n(Only the newest {} of {asked} messages were read: {kib} KiB of text at most.)",
+            lines.len()
+        )
+        .expect("a String takes any text");
+    }
+    text
 }
 
 /// `/roll 2d6`. The job's id is the seed: nobody can know it before the command is sent, and every
@@ -167,6 +191,28 @@ mod tests {
             text.contains("Friday") && !text.contains("Elephants"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_summary_reads_so_much_and_says_when_that_is_not_all() {
+        let long = "Elephants are very large animals indeed. ".repeat(1_000);
+        let mut history: Vec<Line> = (1..=10).map(|seq| line(seq, "ann", &long)).collect();
+        history.push(line(
+            11,
+            "bea",
+            "The release is planned for Friday afternoon.",
+        ));
+        let read = SUMMARY_BYTES_MAX / long.len() + 1;
+        let question = question("/summary 200", history);
+        let text = summarize(&question, 200);
+        let note = format!("(Only the newest {read} of 11 messages were read: 256 KiB of text");
+        assert!(text.contains("Friday") && text.contains(&note), "{text}");
+        assert!(
+            text.starts_with(&format!("Summary of {read} messages")),
+            "{text}"
+        );
+        let all = summarize(&question, read);
+        assert!(!all.contains("Only the newest"), "{all}");
     }
 
     proptest! {

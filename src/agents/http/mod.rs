@@ -54,7 +54,7 @@ pub struct Client {
     tls: Arc<ClientConfig>,
 }
 
-/// An answer that is a success, its body still to come.
+/// An answer that is a success and has a body, which is still to come.
 #[derive(Debug)]
 pub struct Answer {
     pub headers: HeaderMap,
@@ -123,7 +123,8 @@ impl Client {
             .map_err(|error| broken(&error))?;
         let status = response.status().as_u16();
         let (parts, body) = response.into_parts();
-        if !parts.status.is_success() {
+        // 204 and 205 are successes that have nothing to say, and would have nothing the next time.
+        if !parts.status.is_success() || matches!(status, 204 | 205) {
             let mut failure = Failure::new(
                 FailureKind::Status(status),
                 format!("the answer was the status {status}"),

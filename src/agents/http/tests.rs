@@ -113,6 +113,13 @@ async fn redirects_are_failures() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_none_is_final() {
+    let found = failure("HTTP/1.1 204 No Content\r\n\r\n").await;
+    assert_eq!(found.kind, FailureKind::Status(204));
+    assert!(!found.kind.is_passing());
+}
+
+#[tokio::test]
 async fn what_a_busy_server_asks_for_is_told() {
     let busy = failure("HTTP/1.1 503 Later\r\nretry-after: 7\r\n\r\n").await;
     assert_eq!(busy.kind, FailureKind::Status(503));

@@ -72,6 +72,28 @@ struct Reply {
     message: String,
 }
 
+/// What an answer says it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Media {
+    Json,
+    Text,
+}
+
+impl Media {
+    /// An answer that does not say is text. What says that it is anything else, an error page above all,
+    /// was not meant for a chat.
+    fn of(media_type: &str) -> Result<Media, Failure> {
+        match media_type {
+            "application/json" => Ok(Media::Json),
+            "text/plain" | "" => Ok(Media::Text),
+            _ => {
+                let detail = "the answer is neither JSON nor plain text";
+                Err(Failure::new(FailureKind::Garbage, detail))
+            }
+        }
+    }
+}
+
 impl Webhook {
     pub fn new(config: WebhookConfig, secret: Secret) -> Webhook {
         Webhook { config, secret }
@@ -97,9 +119,9 @@ impl Webhook {
         ];
         let (endpoint, timeouts) = (&self.config.endpoint, &self.config.timeouts);
         let mut answer = client.post(endpoint, timeouts, headers, body).await?;
-        let is_json = answer.media_type() == "application/json";
+        let media = Media::of(&answer.media_type())?;
         let body = answer.whole(ANSWER_BYTES_MAX).await?;
-        partial.push(&reply(&body, is_json)?);
+        partial.push(&reply(&body, media)?);
         Ok(())
     }
 }
@@ -133,9 +155,9 @@ fn shown(line: &Line) -> Shown<'_> {
     }
 }
 
-fn reply(body: &[u8], is_json: bool) -> Result<String, Failure> {
+fn reply(body: &[u8], media: Media) -> Result<String, Failure> {
     let garbage = |detail: &str| Failure::new(FailureKind::Garbage, detail);
-    if is_json {
+    if media == Media::Json {
         let reply: Reply = serde_json::from_slice(body)
             .map_err(|_| garbage("the answer is no JSON object with a \"message\""))?;
         return Ok(reply.message);
@@ -187,14 +209,22 @@ mod tests {
 
     #[test]
     fn replies_are_json_or_text() {
+        let (json, text) = (Media::Json, Media::Text);
         assert_eq!(
-            reply(b"{\"message\":\"a\",\"x\":1}", true).as_deref(),
+            reply(b"{\"message\":\"a\",\"x\":1}", json).as_deref(),
             Ok("a")
         );
-        assert_eq!(reply(b"plain", false).as_deref(), Ok("plain"));
-        for (bad, is_json) in [(&b"{}"[..], true), (b"plain", true), (b"\xff", false)] {
-            let failure = reply(bad, is_json).unwrap_err();
+        assert_eq!(reply(b"plain", text).as_deref(), Ok("plain"));
+        for (bad, media) in [(&b"{}"[..], json), (b"plain", json), (b"\xff", text)] {
+            let failure = reply(bad, media).unwrap_err();
             assert_eq!(failure.kind, FailureKind::Garbage);
+        }
+        for (media_type, media) in [("application/json", json), ("text/plain", text), ("", text)] {
+            assert_eq!(Media::of(media_type), Ok(media));
+        }
+        for bad in ["text/html", "application/problem+json", "image/png", "json"] {
+            let failure = Media::of(bad).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Garbage, "{bad}");
         }
     }
 }

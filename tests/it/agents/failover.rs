@@ -1,6 +1,7 @@
-//! A leader dies in the middle of an answer: another one asks again, and there is one reply.
+//! A leader dies in the middle of an answer, or all nodes do: there is another attempt, and one reply.
 
 use accord_jepsen::agents::Endpoint;
+use accord_jepsen::wait_until;
 
 use super::streaming::{Copy, first_half, until_said};
 use super::{cluster, endpoint, openai, reply_to, with_replies};
@@ -42,5 +43,40 @@ fn an_attempt_that_dies_with_its_leader_is_made_again_by_the_next() {
         let back = cluster.api(leader);
         let all = with_replies(&back, &channel, 1).await;
         assert_eq!(all.len(), 3);
+    });
+}
+
+#[test]
+fn commands_outlive_a_power_cut_of_all_nodes() {
+    run(180, async {
+        let endpoint = endpoint().await;
+        // One at a time in a channel: one is asked, and the other waits.
+        let patient = "timeout_ms = 600000\nidle_timeout_ms = 600000\nconcurrency = 2";
+        let cluster = cluster(&openai("ask", &endpoint.base_url(), patient)).await;
+        let api = cluster.api(1);
+        let channel = api.new_channel().await.unwrap();
+        let asked = api.post(&channel, "ann", "/ask hold: why?").await.unwrap();
+        let waits = api.post(&channel, "ann", "/ask ok: how?").await.unwrap();
+        let begun = wait_until("the first call", SOON, || async {
+            match endpoint.ledger().contains_key(&asked.id) {
+                true => Ok(()),
+                false => Err("nobody was asked".to_owned()),
+            }
+        });
+        begun.await.unwrap();
+        cluster.kill_all().unwrap();
+        assert!(!endpoint.ledger().contains_key(&waits.id));
+        endpoint.release();
+        for node in cluster.ids() {
+            cluster.start_node(node).unwrap();
+        }
+        cluster.wait_all_ready().await.unwrap();
+        let all = with_replies(&cluster.api(2), &channel, 2).await;
+        for command in [&asked, &waits] {
+            let reply = reply_to(&all, command);
+            assert_eq!(reply.message, Endpoint::answer_to(&command.id));
+        }
+        assert!(endpoint.ledger()[&asked.id].calls >= 2);
+        assert_eq!(all.len(), 4);
     });
 }

@@ -1,5 +1,7 @@
 //! However the outside fails, a command has one reply in the end.
 
+use std::time::Duration;
+
 use accord_jepsen::agents::Endpoint;
 use accord_jepsen::wait_until;
 
@@ -70,6 +72,25 @@ fn every_failure_ends_in_one_reply() {
         let expected = "No answer after 4 attempts: no connection: connection refused.";
         assert_eq!(given_up.message, expected);
         assert_eq!(all.len(), 2 * (commands.len() + 1));
+    });
+}
+
+#[test]
+fn nobody_is_asked_again_sooner_than_it_said() {
+    run(120, async {
+        let endpoint = endpoint().await;
+        // By itself it would be asked again within a fifth of a second.
+        let cluster = cluster(&openai("ask", &endpoint.base_url(), "")).await;
+        let api = cluster.api(1);
+        let channel = api.new_channel().await.unwrap();
+        let command = api.post(&channel, "ann", "/ask 429,ok: why?").await;
+        let command = command.unwrap();
+        with_replies(&api, &channel, 1).await;
+        let ledger = endpoint.ledger();
+        let at = &ledger[&command.id].at;
+        let pause = at[1].duration_since(at[0]);
+        // A second, as far as a clock that counts in milliseconds can tell.
+        assert!(pause >= Duration::from_millis(990), "{pause:?}");
     });
 }
 
@@ -149,7 +170,8 @@ fn hmac_sha256(key: &[u8], data: &[u8]) -> String {
 fn an_agent_that_hangs_holds_up_nobody_and_can_be_cancelled() {
     run(120, async {
         let endpoint = endpoint().await;
-        let patient = "timeout_ms = 600000\nconcurrency = 4";
+        // In one channel half of them, rounded up.
+        let patient = "timeout_ms = 600000\nconcurrency = 7";
         let ask = openai("ask", &endpoint.base_url(), patient);
         let cluster = cluster(&format!("{BUILTIN}{ask}")).await;
         let api = cluster.api(1);

@@ -4,6 +4,7 @@
 mod builtin;
 mod failover;
 mod failures;
+mod later;
 mod streaming;
 
 use accord_jepsen::agents::{Endpoint, Script};

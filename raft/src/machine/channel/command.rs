@@ -76,6 +76,8 @@ pub struct Call<'a> {
     pub agent: &'a str,
     /// After so many attempts the executor lets the job fail.
     pub attempts_max: u32,
+    /// The agent asks somebody outside. The edge says so, since the machine knows no agents.
+    pub is_outward: bool,
 }
 
 /// A message for later.
@@ -212,11 +214,12 @@ mod tests {
         let call = Call {
             agent: "ask",
             attempts_max: 8,
+            is_outward: true,
         };
         check(Command::Post(post()), &[&[0], &posted]);
         check(
             Command::Call(post(), call),
-            &[&[1], &posted, b"\x03ask\x08"],
+            &[&[1], &posted, b"\x03ask\x08\x01"],
         );
         let schedule = |call| {
             Command::Schedule(Schedule {
@@ -229,7 +232,7 @@ mod tests {
         check(schedule(None), &[&[2], &posted, due, &[0]]);
         check(
             schedule(Some(call)),
-            &[&[2], &posted, due, b"\x01\x03ask\x08"],
+            &[&[2], &posted, due, b"\x01\x03ask\x08\x01"],
         );
         let deliver = Deliver {
             id,

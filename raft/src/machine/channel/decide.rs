@@ -70,7 +70,7 @@ fn add(
     {
         return Ok(Outcome::HeadMismatch { head: head.seq });
     }
-    if call.is_some() && agenda.jobs.is_full() {
+    if call.is_some_and(|call| agenda.jobs.is_full(call.is_outward)) {
         return Ok(Outcome::TooManyJobs);
     }
     let outcome = posted(head, post.id);
@@ -127,16 +127,18 @@ fn take_up(
     if row.due_ms > head.clock_ms {
         return Ok(Outcome::NotDue);
     }
-    if row.call.is_some() && agenda.jobs.is_full() {
+    let call = row.call.as_ref();
+    if call.is_some_and(|call| agenda.jobs.is_full(call.is_outward)) {
         // It stays, and is tried again when there is room.
         return Ok(Outcome::TooManyJobs);
     }
     agenda.scheduled.remove(overlay, &deliver.id, &row);
     let outcome = posted(head, deliver.id);
-    if let Some(call) = &row.call {
+    if let Some(call) = call {
         let call = Call {
             agent: &call.agent,
             attempts_max: call.attempts_max,
+            is_outward: call.is_outward,
         };
         let place = (head.seq, head.clock_ms);
         agenda

@@ -35,9 +35,9 @@ use agenda::Agenda;
 use command::Content;
 
 pub use agenda::{
-    CallRow, JOBS_ENDED_AGE_MS_MAX, JOBS_ENDED_MAX, JOBS_LIVE_MAX, JobRow, Outlook,
-    REASON_BYTES_MAX, SCHEDULED_MAX, ScheduledRow, Stage, first_scheduled, job, jobs, scheduled,
-    scheduled_after, scheduled_until,
+    CallRow, JOBS_ENDED_AGE_MS_MAX, JOBS_ENDED_MAX, JOBS_LIVE_MAX, JOBS_OUTWARD_MAX, JobRow,
+    Outlook, REASON_BYTES_MAX, SCHEDULED_MAX, ScheduledRow, Stage, first_scheduled, job, jobs,
+    scheduled, scheduled_after, scheduled_until,
 };
 pub use command::{Call, Claim, Command, Deliver, Post, Reply, Schedule};
 pub use history::{Accepted, IndexRow, committed, index_at, index_from, index_up_to};

@@ -25,6 +25,9 @@ use crate::machine::{MachineError, Outcome, Overlay, Row, View, codec};
 
 /// Jobs that have not ended. A command beyond them is refused: agents do not keep up.
 pub const JOBS_LIVE_MAX: usize = 256;
+/// So many, and one for somebody outside is refused. Those may hang, all of them; what is left of the room
+/// is for the ones that answer at once, with which the others are cancelled.
+pub const JOBS_OUTWARD_MAX: usize = 240;
 /// Ended jobs that are kept for listing, the last ones.
 pub const JOBS_ENDED_MAX: usize = 256;
 /// An ended job is forgotten when it is this old by the channel's clock.
@@ -140,8 +143,14 @@ impl Jobs {
         u32::try_from(self.rows.len()).unwrap_or(u32::MAX)
     }
 
-    pub(in super::super) fn is_full(&self) -> bool {
-        self.live.len() >= JOBS_LIVE_MAX
+    /// Whether there is no room for another job, of somebody outside or not.
+    pub(in super::super) fn is_full(&self, is_outward: bool) -> bool {
+        let most = if is_outward {
+            JOBS_OUTWARD_MAX
+        } else {
+            JOBS_LIVE_MAX
+        };
+        self.live.len() >= most
     }
 
     pub(super) fn runs_any(&self) -> bool {

@@ -16,8 +16,8 @@ mod tests;
 
 pub(super) use jobs::Jobs;
 pub use jobs::{
-    JOBS_ENDED_AGE_MS_MAX, JOBS_ENDED_MAX, JOBS_LIVE_MAX, JobRow, REASON_BYTES_MAX, Stage, job,
-    jobs,
+    JOBS_ENDED_AGE_MS_MAX, JOBS_ENDED_MAX, JOBS_LIVE_MAX, JOBS_OUTWARD_MAX, JobRow,
+    REASON_BYTES_MAX, Stage, job, jobs,
 };
 pub(super) use scheduled::Schedules;
 pub use scheduled::{
@@ -33,6 +33,8 @@ use crate::machine::{MachineError, View};
 pub struct Outlook {
     /// When the first of it is due, or was: Unix milliseconds. A function of the rows.
     pub due_ms: Option<u64>,
+    /// When the first of the jobs is. A function of the rows.
+    pub jobs_due_ms: Option<u64>,
     /// Whether an attempt at a job is under way. A function of the rows.
     pub runs: bool,
     /// Rises with every change of what there is to do, from wherever the replica began.
@@ -59,6 +61,7 @@ impl Agenda {
         let (jobs, scheduled) = (self.jobs.next_due(), self.scheduled.next_due());
         Outlook {
             due_ms: jobs.into_iter().chain(scheduled).min(),
+            jobs_due_ms: jobs,
             runs: self.jobs.runs_any(),
             revision: self.jobs.revision() + self.scheduled.revision(),
         }

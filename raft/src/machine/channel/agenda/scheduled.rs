@@ -47,6 +47,8 @@ pub struct CallRow {
     pub agent: String,
     /// After so many attempts the executor gives up.
     pub attempts_max: u32,
+    /// The agent asks somebody outside.
+    pub is_outward: bool,
 }
 
 /// All scheduled messages, in the order of their times.
@@ -110,6 +112,7 @@ impl Schedules {
             call: schedule.call.map(|call| CallRow {
                 agent: call.agent.to_owned(),
                 attempts_max: call.attempts_max,
+                is_outward: call.is_outward,
             }),
         };
         self.places.insert((row.due_ms, post.id));
@@ -182,17 +185,18 @@ pub fn scheduled_after(
 }
 
 /// At most `limit` scheduled messages that are due at `until_ms`, with their ids, in the order of their
-/// times.
+/// times, from the one after `after`.
 ///
 /// # Errors
 /// When the rows cannot be read.
 pub fn scheduled_until(
     view: &dyn View,
+    after: Option<(u64, [u8; 16])>,
     until_ms: u64,
     limit: usize,
 ) -> Result<Vec<([u8; 16], ScheduledRow)>, MachineError> {
     let mut found = Vec::new();
-    for (due_ms, id) in places(view, None, limit)? {
+    for (due_ms, id) in places(view, after, limit)? {
         if due_ms > until_ms {
             break;
         }
@@ -203,12 +207,15 @@ pub fn scheduled_until(
     Ok(found)
 }
 
-/// When the first scheduled message is due.
+/// When the first scheduled message after `after` is due.
 ///
 /// # Errors
 /// When the rows cannot be read.
-pub fn first_scheduled(view: &dyn View) -> Result<Option<u64>, MachineError> {
-    let first = places(view, None, 1)?;
+pub fn first_scheduled(
+    view: &dyn View,
+    after: Option<(u64, [u8; 16])>,
+) -> Result<Option<u64>, MachineError> {
+    let first = places(view, after, 1)?;
     Ok(first.first().map(|(due_ms, _)| *due_ms))
 }
 
@@ -263,17 +270,18 @@ mod tests {
         let call = CallRow {
             agent: "ask".to_owned(),
             attempts_max: 8,
+            is_outward: true,
         };
         assert_eq!(
             encode(Some(call)),
-            [&common[..], b"\x01\x03ask\x08"].concat()
+            [&common[..], b"\x01\x03ask\x08\x01"].concat()
         );
     }
 
     proptest! {
         #[test]
-        fn rows_round_trip(due_ms: u64, created_ms: u64, body in ".{0,9}", call in proptest::option::of((".{0,9}", any::<u32>()))) {
-            let call = call.map(|(agent, attempts_max)| CallRow { agent, attempts_max });
+        fn rows_round_trip(due_ms: u64, created_ms: u64, body in ".{0,9}", call in proptest::option::of((".{0,9}", any::<u32>(), any::<bool>()))) {
+            let call = call.map(|(agent, attempts_max, is_outward)| CallRow { agent, attempts_max, is_outward });
             let row = ScheduledRow { due_ms, created_ms, body, ..row(call) };
             let value = codec::encode_record(SCHEDULED_VERSION, &row);
             prop_assert_eq!(decode(&value).unwrap(), row);

@@ -19,6 +19,7 @@ const SESSION: SessionId = SessionId {
 const CALL: Call<'_> = Call {
     agent: "ask",
     attempts_max: 3,
+    is_outward: false,
 };
 
 /// A channel to which one session sends commands, with all that it was told.
@@ -322,6 +323,56 @@ fn bounds() {
 }
 
 #[test]
+fn those_outside_leave_some_room() {
+    let mut sender = Sender::new();
+    let id = |number: usize| {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        id
+    };
+    let call = |number, is_outward| {
+        let post = Post {
+            id: id(number),
+            ..post(0, None)
+        };
+        Command::Call(post, Call { is_outward, ..CALL })
+    };
+    let calls: Vec<_> = (1..=JOBS_OUTWARD_MAX).map(|it| call(it, true)).collect();
+    sender.send(5, &calls);
+    assert_eq!(sender.one(5, call(999, true)), Outcome::TooManyJobs);
+    let later = |first: u8, is_outward| {
+        let call = Some(Call { is_outward, ..CALL });
+        let post = post(first, None);
+        Command::Schedule(Schedule {
+            post,
+            due_ms: 6,
+            call,
+        })
+    };
+    sender.send(5, &[later(200, true), later(201, false)]);
+    assert_eq!(sender.one(6, deliver(200)), Outcome::TooManyJobs);
+    let told = sender.told.len();
+    sender.one(6, deliver(201));
+    assert_eq!(sender.told.len(), told + 1, "it had room");
+
+    let rest = JOBS_OUTWARD_MAX + 1..JOBS_LIVE_MAX;
+    let calls: Vec<_> = rest.map(|it| call(it, false)).collect();
+    sender.send(7, &calls);
+    assert_eq!(sender.jobs().len(), JOBS_LIVE_MAX);
+    assert_eq!(sender.one(7, call(998, false)), Outcome::TooManyJobs);
+    // Two that end make room for one of those who need little.
+    for number in [1, 2] {
+        let job = id(number);
+        sender.one(8, Command::Cancel { job });
+    }
+    assert_eq!(sender.one(8, call(997, true)), Outcome::TooManyJobs);
+    let told = sender.told.len();
+    sender.one(8, call(996, false));
+    assert_eq!(sender.told.len(), told + 1);
+    sender.check_history();
+}
+
+#[test]
 fn a_channel_without_an_agenda_has_the_rows_that_it_always_had() {
     let mut sender = Sender::new();
     sender.one(5, schedule(1, 6, None, true));
@@ -608,10 +659,15 @@ impl Model {
         }
     }
 
-    fn next_due(&self) -> Option<u64> {
+    fn next_job(&self) -> Option<u64> {
         let is_live =
             |job: &&ModelJob| matches!(job.state, ModelState::Free | ModelState::Running(_));
-        let jobs = self.jobs.values().filter(is_live).map(|job| job.due_ms);
+        let jobs = self.jobs.values().filter(is_live);
+        jobs.map(|job| job.due_ms).min()
+    }
+
+    fn next_due(&self) -> Option<u64> {
+        let jobs = self.next_job().into_iter();
         jobs.chain(self.scheduled.values().map(|(due_ms, _)| *due_ms))
             .min()
     }
@@ -677,6 +733,7 @@ proptest! {
             prop_assert_eq!(sender.send(now_ms, &commands), expected);
             let outlook = sender.replicas.outlook();
             prop_assert_eq!(outlook.due_ms, model.next_due());
+            prop_assert_eq!(outlook.jobs_due_ms, model.next_job());
             let runs = |job: &ModelJob| matches!(job.state, ModelState::Running(_));
             prop_assert_eq!(outlook.runs, model.jobs.values().any(runs));
         }
