@@ -104,14 +104,17 @@ impl Engine {
             Arc::clone(&commits),
             Arc::clone(&published),
         )?;
-        let voters: Vec<NodeId> = applier.membership().voter_ids().collect();
+        let membership = applier.membership().membership();
+        // Steady replication counts one majority, and two disjoint ones of a joint configuration decide.
+        let is_single = types::is_single(membership);
+        let voters: Vec<NodeId> = membership.voter_ids().collect();
         let mut turn = Some(opening.turn);
         let others = voters.iter().filter(|node| **node != options.node);
         let peers: Vec<Peer> = others.filter_map(|node| peer(*node)).collect();
         let leads = |vote: &storage::Vote| vote.node == options.node;
         let is_plain = kind == Kind::Channel && opening.may_campaign;
-        let settled =
-            |vote: &storage::Vote| is_plain && vote.committed && voters.contains(&options.node);
+        let is_plain = is_plain && is_single && voters.contains(&options.node);
+        let settled = |vote: &storage::Vote| is_plain && vote.committed;
         let mut level = None;
         if let Some(vote) = group.vote().filter(settled).filter(leads)
             && let Some(last) = group.log_state().last
