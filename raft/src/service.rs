@@ -147,6 +147,11 @@ impl PeerService {
             reply.refuse("this node's disk is too full for entries");
             return Ok(());
         }
+        // A leader sees how far its own group is behind here, not what all of them come to.
+        if !request.is_empty() && self.shared.store.is_swamped() {
+            reply.refuse("too many entries wait for this node's disk");
+            return Ok(());
+        }
         self.shared.group(GroupId(group)).append(request, reply);
         Ok(())
     }

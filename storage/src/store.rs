@@ -181,6 +181,12 @@ impl Store {
         self.core().queue.pressure()
     }
 
+    /// Whether so many times more waits than [`pressure`](Self::pressure) begins at
+    /// that entries of others must be refused.
+    pub fn is_swamped(&self) -> bool {
+        self.core().queue.is_swamped()
+    }
+
     /// Resolves when there is no [`pressure`](Self::pressure), or when the store
     /// has closed or failed and the next write will say so.
     pub async fn ready(&self) {

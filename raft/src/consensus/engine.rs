@@ -38,6 +38,7 @@ use super::steady::Keep;
 use super::steady::Replication;
 use super::steady::Steady;
 use super::steady::SteadyRequest;
+use super::steady::UNAPPLIED_BYTES_MAX;
 use super::steady::UNAPPLIED_MAX;
 use super::types;
 use super::types::TypeConfig;
@@ -400,7 +401,7 @@ fn begin_steady(
         return Ok(None);
     }
     let unapplied = group
-        .entries(applied.index + 1..last.index + 1, usize::MAX)
+        .entries(applied.index + 1..last.index + 1, UNAPPLIED_BYTES_MAX)
         .map_err(io::Error::other)?;
     let whole = unapplied.len() as u64 == missing
         && unapplied

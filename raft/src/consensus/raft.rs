@@ -239,7 +239,30 @@ impl Consensus {
         }
     }
 
-    /// Enqueues a batch; `done` is called with what it came to, from whichever task knows it.
+    /// Whether a batch should be proposed now. A steady leader waits for a follower that does not keep
+    /// up, since nobody else bounds what is on its way to it.
+    pub(crate) fn has_room(&self) -> bool {
+        let leading = self.engine.leading();
+        leading.is_none_or(|steady| !steady.is_crowded())
+    }
+
+    /// Resolves when there is room, or the follower has taken so long that openraft takes over, which
+    /// lets it lag behind.
+    pub(crate) async fn ready(&self) {
+        let Some(steady) = self.engine.leading() else {
+            return;
+        };
+        if !steady.relieved().await {
+            let group = self.group().id().0;
+            tracing::debug!(group, "a follower does not keep up with a steady leader");
+            // At once, so that nobody waits for it any more.
+            steady.end();
+            Arc::clone(&self.engine).take_over();
+        }
+    }
+
+    /// Enqueues a batch; `done` is called with what it came to, from whichever task knows it. It is
+    /// refused while openraft takes over: that may take longer than those who wait for an answer do.
     pub(crate) async fn propose(&self, batch: Bytes, done: impl FnOnce(Proposal) + Send + 'static) {
         // The callback is dropped without a call if the replica stops; the guard answers then.
         let mut batch = batch;
