@@ -228,7 +228,9 @@ impl Engine {
     /// As [`Engine::raft`], without waiting for it.
     pub(super) fn take_over(self: Arc<Self>) {
         tokio::spawn(async move {
-            if let Err(error) = self.start(None).await {
+            if let Err(error) = self.start(None).await
+                && !*self.stopped.lock().await
+            {
                 tracing::error!(group = self.group.id().0, %error, "a replica could not be opened");
             }
         });
