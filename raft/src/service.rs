@@ -295,7 +295,7 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
             }
             Kind::Inquire => Ok(Bytes::copy_from_slice(&consensus.term().to_le_bytes())),
             Kind::Rouse => {
-                let roused = consensus.rouse().await;
+                let roused = consensus.rouse_if_overdue().await;
                 roused.map_err(|error| error.to_string())?;
                 if !consensus.is_in_office() {
                     // It may be the leader who asks, and has forgotten that it was.

@@ -132,6 +132,18 @@ impl Consensus {
         self.raft().await.map(drop)
     }
 
+    /// As [`Consensus::rouse`], because somebody lacks entries that should be on their way. As long as
+    /// they are, they only take long; if they do not arrive, whoever sent them has openraft take over.
+    ///
+    /// # Errors
+    /// As [`Consensus::rouse`].
+    pub(crate) async fn rouse_if_overdue(&self) -> io::Result<()> {
+        match self.engine.leading() {
+            Some(steady) if steady.is_replicating() => Ok(()),
+            _ => self.rouse().await,
+        }
+    }
+
     /// Whether it replicates without openraft.
     pub(crate) fn is_steady(&self) -> bool {
         self.engine.steady().is_some()

@@ -288,6 +288,13 @@ impl Steady {
         state.under_way == 0 && !state.applying && is_done
     }
 
+    /// As leader, whether whatever a follower may lack is on its way to it: it arrives, or whoever sent
+    /// it finds that there is more to do.
+    pub(super) fn is_replicating(&self) -> bool {
+        let state = self.state();
+        state.under_way > 0 && !state.left_out.iter().any(Peer::is_up)
+    }
+
     /// As leader, whether a follower owes so many answers that nothing more should be proposed.
     pub(super) fn is_crowded(&self) -> bool {
         self.crowded.borrow().is_some()

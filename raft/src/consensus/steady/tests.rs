@@ -317,7 +317,9 @@ async fn nobody_is_sent_what_the_store_does_not_take() {
         let batch = Bytes::from_static(&[1]);
         replica.steady.propose(batch, answer)
     };
+    assert!(!replica.steady.is_replicating());
     let replication = propose().ok().unwrap();
+    assert!(replica.steady.is_replicating());
     replica.store.close().await.unwrap();
     let told = || {
         let state = replica.steady.state();
@@ -332,6 +334,7 @@ async fn nobody_is_sent_what_the_store_does_not_take() {
     answer.give(Ok(Vec::new()));
     assert!(is_known.load(Ordering::SeqCst), "it was given back");
     drop(replication);
+    assert!(!replica.steady.is_replicating());
 }
 
 #[tokio::test]
