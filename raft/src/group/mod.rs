@@ -244,11 +244,11 @@ impl Group {
         self.open_replica_once().await
     }
 
-    /// As [`Group::replica`], for whoever sees to its recovery: waits until it knows what it has
-    /// promised.
+    /// As [`Group::replica`], for whoever sees to its recovery: it finds out what it has promised first.
     ///
     /// # Errors
-    /// `Stopping`, or `Storage` if the group's state cannot be read.
+    /// `Stopping`, `Recovering` if not all others say so, or `Storage` if the group's state cannot be
+    /// read.
     pub(crate) async fn open_replica_once(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
         if let Some(replica) = self.replica.get() {
             return Ok(Arc::clone(replica));
@@ -266,7 +266,7 @@ impl Group {
             if fresh {
                 match &replica {
                     Ok(replica) => group.begin(replica),
-                    Err(ReadError::Stopping | ReadError::NoLeader) => {}
+                    Err(ReadError::Stopping | ReadError::NoLeader | ReadError::Recovering) => {}
                     Err(error) => {
                         tracing::error!(group = group.id.0, %error, "a replica could not be opened")
                     }

@@ -21,6 +21,7 @@ mod model;
 mod rules;
 mod run;
 
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -28,6 +29,7 @@ use std::sync::atomic::Ordering;
 use accord_storage as storage;
 use accord_storage::GroupId;
 use accord_storage::Store;
+use tokio::time::Instant;
 
 use crate::group::DIRECTORY;
 use crate::shared::Shared;
@@ -52,6 +54,8 @@ pub(crate) struct Recovery {
     complete: AtomicBool,
     /// Groups that are known to be waiting or under way.
     groups_left: AtomicU64,
+    /// When the log says again what is waited for.
+    say_at: Mutex<Option<Instant>>,
 }
 
 impl Recovery {
@@ -71,6 +75,7 @@ impl Recovery {
             spared_from: AtomicU64::new(number(SPARED_FACT)?.unwrap_or(NONE_SPARED)),
             complete: AtomicBool::new(complete),
             groups_left: AtomicU64::new(u64::from(!complete)),
+            say_at: Mutex::new(None),
         })
     }
 
