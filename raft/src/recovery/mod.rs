@@ -4,9 +4,9 @@
 //! given votes that it knows nothing of, so it must do nothing that could contradict them:
 //!
 //! 1. **Inquiring.** It takes part in nothing until every other voter has told its term. The highest
-//!    of them, M, is at least every term that it can have voted in or acknowledged entries of. It
-//!    saves a vote for itself in M, which refuses every candidate of M and every leader below M, and
-//!    which the leader of M, if there is one, outranks.
+//!    of them, M, is at least every term in which a vote that it gave still counts, or entries that it
+//!    acknowledged were made. It saves a vote for itself in M, which refuses every candidate of M and
+//!    every leader below M, and which the leader of M, if there is one, outranks.
 //! 2. **Catching up.** It follows leaders, and its acknowledgements count, since it holds what it
 //!    acknowledges. It neither votes nor campaigns until it has twice, one after the other, reached
 //!    the index up to which a leader confirmed the log: then it holds whatever could have been
