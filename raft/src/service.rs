@@ -147,6 +147,11 @@ impl PeerService {
             reply.refuse("this node's disk is too full for entries");
             return Ok(());
         }
+        // A leader sees how far its own group is behind here, not what all of them come to.
+        if !request.is_empty() && self.shared.store.is_swamped() {
+            reply.refuse("too many entries wait for this node's disk");
+            return Ok(());
+        }
         self.shared.group(GroupId(group)).append(request, reply);
         Ok(())
     }
@@ -290,7 +295,7 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
             }
             Kind::Inquire => Ok(Bytes::copy_from_slice(&consensus.term().to_le_bytes())),
             Kind::Rouse => {
-                let roused = consensus.rouse().await;
+                let roused = consensus.rouse_if_overdue().await;
                 roused.map_err(|error| error.to_string())?;
                 if !consensus.is_in_office() {
                     // It may be the leader who asks, and has forgotten that it was.

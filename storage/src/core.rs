@@ -1,5 +1,7 @@
 //! What every handle of one store shares.
 
+#[cfg(test)]
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use crate::alarm::Alarm;
@@ -10,6 +12,7 @@ use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::space::Stop;
 use crate::stats::Counters;
+use crate::watchdog::Work;
 use crate::writer;
 
 /// The parts of an open store. Fields are dropped in their order: the lock on
@@ -25,9 +28,14 @@ pub struct Core {
     pub has_reserve: AtomicBool,
     pub stop: Stop,
     pub alarm: Alarm,
+    /// What the writer is at.
+    pub work: Work,
     /// Makes the next write fail, since a disk does not do so when asked.
     #[cfg(test)]
     pub fault: AtomicBool,
+    /// While it is locked writes hang.
+    #[cfg(test)]
+    pub hang: Mutex<()>,
 }
 
 impl Core {
@@ -43,6 +51,7 @@ impl Core {
 
     #[cfg(test)]
     pub fn write_fault(&self) -> Result<(), String> {
+        drop(self.hang.lock());
         if self.fault.load(std::sync::atomic::Ordering::SeqCst) {
             return Err("a planted fault".into());
         }

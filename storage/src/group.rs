@@ -195,8 +195,23 @@ impl Group {
     /// # Errors
     /// `done` gets [`Error::Misuse`] when they do not follow.
     pub fn append(&self, entries: Vec<Entry>, done: Done) {
+        if let Err((error, done)) = self.offer(entries, done) {
+            done(Err(error));
+        }
+    }
+
+    /// As [`append`](Self::append), for whoever must know at once whether they were
+    /// taken: a refusal is returned, and `done` is not called then.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] when they do not follow, or why nothing is accepted.
+    pub fn try_append(&self, entries: Vec<Entry>, done: Done) -> Result<(), Error> {
+        self.offer(entries, done).map_err(|(error, _)| error)
+    }
+
+    fn offer(&self, entries: Vec<Entry>, done: Done) -> Result<(), (Error, Done)> {
         let shared = self.shared();
-        shared.change(done, |mem| shared.plan_append(mem, entries));
+        shared.try_change(done, |mem| shared.plan_append(mem, entries))
     }
 
     /// Removes the entries after `last`, or all when it is none; purged ones

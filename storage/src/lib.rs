@@ -63,6 +63,11 @@ mod tail;
 mod types;
 #[cfg(not(feature = "sim"))]
 mod wal;
+#[cfg_attr(
+    feature = "sim",
+    expect(dead_code, reason = "a simulated disk is slow, but never hangs")
+)]
+mod watchdog;
 mod writer;
 
 pub use aside::{Aside, set_aside};

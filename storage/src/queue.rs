@@ -21,6 +21,10 @@ use crate::types::{Done, LogId};
 
 /// A batch is cut here: RocksDB holds it in memory twice while it writes.
 const BATCH_BYTES_MAX: usize = 16 << 20;
+/// So many times more than what makes producers hold back may wait of what leaders
+/// elsewhere send, who do not see this queue: 128 MiB by default, the windows of
+/// more leaders than are busy at a time, in memory that a node has.
+const SWAMPED_TIMES: usize = 4;
 /// What an operation costs besides its steps, about.
 const OP_BYTES: usize = 128;
 
@@ -222,6 +226,11 @@ impl Queue {
         self.bytes() > self.bytes_max
     }
 
+    /// Whether so much waits that whoever sends more must be refused.
+    pub fn is_swamped(&self) -> bool {
+        self.bytes() > self.bytes_max.saturating_mul(SWAMPED_TIMES)
+    }
+
     /// Resolves when there is no pressure, or nothing is accepted any more.
     pub async fn ready(&self) {
         loop {
@@ -272,13 +281,13 @@ mod tests {
         assert_eq!(push(&queue, 1), Ok(1));
         assert_eq!(push(&queue, BATCH_BYTES_MAX), Ok(2));
         assert_eq!(push(&queue, 1), Ok(3));
-        assert!(queue.pressure());
+        assert!(queue.pressure() && queue.is_swamped());
         let first = queue.take().expect("three wait");
         assert_eq!((first.ops.len(), first.last_ticket), (2, 2));
         assert_eq!(push(&queue, 1), Ok(4));
         queue.written(&first);
         assert_eq!(queue.written_ticket(), 2);
-        assert!(!queue.pressure());
+        assert!(!queue.pressure() && !queue.is_swamped());
         let second = queue.take().expect("two wait");
         assert_eq!((second.ops.len(), second.last_ticket), (2, 4));
         queue.written(&second);

@@ -15,7 +15,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Walking the directory costs a system call per file, so it is done rarely.
 const MEASURE_EVERY_CHECKS: u64 = 10;
 
-/// Ends the watch at once, without waiting for its next check.
+/// Ends the watches at once, without waiting for their next check.
 #[derive(Debug, Default)]
 pub struct Stop {
     stopped: Mutex<bool>,
@@ -29,11 +29,11 @@ impl Stop {
     }
 
     /// Waits for the next check; true when there shall be none.
-    fn wait(&self) -> bool {
+    pub fn wait(&self, time: Duration) -> bool {
         let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
         let (stopped, _) = self
             .changed
-            .wait_timeout_while(stopped, CHECK_EVERY, |stopped| !*stopped)
+            .wait_timeout_while(stopped, time, |stopped| !*stopped)
             .unwrap_or_else(PoisonError::into_inner);
         *stopped
     }
@@ -42,7 +42,7 @@ impl Stop {
 /// Checks until the store is stopped.
 pub fn run(core: &Core, dir: &Path, free_bytes_min: u64) {
     for round in 1u64.. {
-        if core.stop.wait() {
+        if core.stop.wait(CHECK_EVERY) {
             return;
         }
         check(core, dir, free_bytes_min);

@@ -1,5 +1,7 @@
 //! Opening and closing the store of one node.
 
+#[cfg(test)]
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -17,6 +19,7 @@ use crate::registry::Registry;
 use crate::space::Stop;
 use crate::stats::{Counters, Stats};
 use crate::types::{GroupId, Standing};
+use crate::watchdog::Work;
 
 /// Where RocksDB keeps its files, below the node's directory.
 const DATABASE: &str = "db";
@@ -72,8 +75,11 @@ impl Store {
             has_reserve: AtomicBool::new(true),
             stop: Stop::default(),
             alarm: alarm.clone(),
+            work: Work::default(),
             #[cfg(test)]
             fault: AtomicBool::new(false),
+            #[cfg(test)]
+            hang: Mutex::default(),
         });
         let threads = Threads::start(&core, database, options.free_bytes_min).map_err(io)?;
         let handle = Arc::new(Handle {
@@ -173,6 +179,12 @@ impl Store {
     /// should then hold back until [`ready`](Self::ready).
     pub fn pressure(&self) -> bool {
         self.core().queue.pressure()
+    }
+
+    /// Whether so many times more waits than [`pressure`](Self::pressure) begins at
+    /// that entries of others must be refused.
+    pub fn is_swamped(&self) -> bool {
+        self.core().queue.is_swamped()
     }
 
     /// Resolves when there is no [`pressure`](Self::pressure), or when the store

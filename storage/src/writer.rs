@@ -4,7 +4,7 @@
 //! fsync, notes that in the acknowledged mark, and only then tells the callers.
 //! While the disk works the next batch gathers; nothing ever waits on a timer. A
 //! failed write ends everything: what reached the disk is unknown, and a second
-//! fsync may falsely succeed.
+//! fsync may falsely succeed. So does one that never comes back (`watchdog`).
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -29,7 +29,10 @@ pub fn run(core: &Core) {
 
 /// Writes `taken` and answers it; false when that failed, and with it the store.
 pub fn step(core: &Core, taken: Taken, scratch: &mut Vec<u8>) -> bool {
-    match write(core, &taken, scratch) {
+    core.work.begin();
+    let written = write(core, &taken, scratch);
+    core.work.end();
+    match written {
         Ok(()) => {
             complete(core, taken);
             true

@@ -38,6 +38,7 @@ use super::steady::Keep;
 use super::steady::Replication;
 use super::steady::Steady;
 use super::steady::SteadyRequest;
+use super::steady::UNAPPLIED_BYTES_MAX;
 use super::steady::UNAPPLIED_MAX;
 use super::types;
 use super::types::TypeConfig;
@@ -104,14 +105,17 @@ impl Engine {
             Arc::clone(&commits),
             Arc::clone(&published),
         )?;
-        let voters: Vec<NodeId> = applier.membership().voter_ids().collect();
+        let membership = applier.membership().membership();
+        // Steady replication counts one majority, and two disjoint ones of a joint configuration decide.
+        let is_single = types::is_single(membership);
+        let voters: Vec<NodeId> = membership.voter_ids().collect();
         let mut turn = Some(opening.turn);
         let others = voters.iter().filter(|node| **node != options.node);
         let peers: Vec<Peer> = others.filter_map(|node| peer(*node)).collect();
         let leads = |vote: &storage::Vote| vote.node == options.node;
         let is_plain = kind == Kind::Channel && opening.may_campaign;
-        let settled =
-            |vote: &storage::Vote| is_plain && vote.committed && voters.contains(&options.node);
+        let is_plain = is_plain && is_single && voters.contains(&options.node);
+        let settled = |vote: &storage::Vote| is_plain && vote.committed;
         let mut level = None;
         if let Some(vote) = group.vote().filter(settled).filter(leads)
             && let Some(last) = group.log_state().last
@@ -224,7 +228,9 @@ impl Engine {
     /// As [`Engine::raft`], without waiting for it.
     pub(super) fn take_over(self: Arc<Self>) {
         tokio::spawn(async move {
-            if let Err(error) = self.start(None).await {
+            if let Err(error) = self.start(None).await
+                && !*self.stopped.lock().await
+            {
                 tracing::error!(group = self.group.id().0, %error, "a replica could not be opened");
             }
         });
@@ -397,7 +403,7 @@ fn begin_steady(
         return Ok(None);
     }
     let unapplied = group
-        .entries(applied.index + 1..last.index + 1, usize::MAX)
+        .entries(applied.index + 1..last.index + 1, UNAPPLIED_BYTES_MAX)
         .map_err(io::Error::other)?;
     let whole = unapplied.len() as u64 == missing
         && unapplied

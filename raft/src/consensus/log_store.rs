@@ -161,9 +161,14 @@ impl Written {
     /// # Errors
     /// If the write failed, or the store stopped before it was made.
     pub(crate) async fn wait(self) -> io::Result<()> {
-        match self.0.await {
-            Ok(result) => result.map_err(io::Error::other),
-            Err(_) => Err(io::Error::other("the store stopped")),
-        }
+        self.ended().await.map_err(io::Error::other)
+    }
+
+    /// As [`Written::wait`], in the store's own words.
+    ///
+    /// # Errors
+    /// `Closed` if the store stopped before the write was made.
+    pub(crate) async fn ended(self) -> Result<(), storage::Error> {
+        self.0.await.unwrap_or(Err(storage::Error::Closed))
     }
 }

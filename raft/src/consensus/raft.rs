@@ -132,6 +132,18 @@ impl Consensus {
         self.raft().await.map(drop)
     }
 
+    /// As [`Consensus::rouse`], because somebody lacks entries that should be on their way. As long as
+    /// they are, they only take long; if they do not arrive, whoever sent them has openraft take over.
+    ///
+    /// # Errors
+    /// As [`Consensus::rouse`].
+    pub(crate) async fn rouse_if_overdue(&self) -> io::Result<()> {
+        match self.engine.leading() {
+            Some(steady) if steady.is_replicating() => Ok(()),
+            _ => self.rouse().await,
+        }
+    }
+
     /// Whether it replicates without openraft.
     pub(crate) fn is_steady(&self) -> bool {
         self.engine.steady().is_some()
@@ -239,7 +251,30 @@ impl Consensus {
         }
     }
 
-    /// Enqueues a batch; `done` is called with what it came to, from whichever task knows it.
+    /// Whether a batch should be proposed now. A steady leader waits for a follower that does not keep
+    /// up, since nobody else bounds what is on its way to it.
+    pub(crate) fn has_room(&self) -> bool {
+        let leading = self.engine.leading();
+        leading.is_none_or(|steady| !steady.is_crowded())
+    }
+
+    /// Resolves when there is room, or the follower has taken so long that openraft takes over, which
+    /// lets it lag behind.
+    pub(crate) async fn ready(&self) {
+        let Some(steady) = self.engine.leading() else {
+            return;
+        };
+        if !steady.relieved().await {
+            let group = self.group().id().0;
+            tracing::debug!(group, "a follower does not keep up with a steady leader");
+            // At once, so that nobody waits for it any more.
+            steady.end();
+            Arc::clone(&self.engine).take_over();
+        }
+    }
+
+    /// Enqueues a batch; `done` is called with what it came to, from whichever task knows it. It is
+    /// refused while openraft takes over: that may take longer than those who wait for an answer do.
     pub(crate) async fn propose(&self, batch: Bytes, done: impl FnOnce(Proposal) + Send + 'static) {
         // The callback is dropped without a call if the replica stops; the guard answers then.
         let mut batch = batch;
@@ -250,8 +285,10 @@ impl Consensus {
                 Err((back, answer)) => (batch, guard) = (back, answer),
             }
         }
-        let Ok(raft) = self.raft().await else {
-            return;
+        let raft = self.engine.raft.borrow().clone();
+        let Some(raft) = raft else {
+            Arc::clone(&self.engine).take_over();
+            return guard.give(Err(ProposeError::NotLeader { leader: None }));
         };
         let responder = Callback::new(move |result: ClientWriteResult<TypeConfig>| {
             guard.give(proposal(result))
@@ -527,5 +564,66 @@ fn proposal(result: ClientWriteResult<TypeConfig>) -> Proposal {
             | ClientWriteError::ChangeMembershipError(_)
             | ClientWriteError::PreconditionFailed(_),
         ) => Err(ProposeError::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use accord_storage::GroupId;
+    use accord_storage::Options;
+    use accord_storage::Store;
+    use futures_util::FutureExt;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::machine::Committed;
+
+    const NODE: NodeId = 1;
+
+    struct Nobody;
+
+    impl Commits for Nobody {
+        fn committed(&self, _: &Arc<Committed>) {}
+        fn skipped(&self, _: u64) {}
+        fn outlook(&self, _: &Outlook) {}
+        fn cancelled(&self, _: &[[u8; 16]]) {}
+    }
+
+    #[tokio::test]
+    async fn whoever_proposes_does_not_wait_until_openraft_has_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Options::new(dir.path(), "steady", NODE)).unwrap();
+        let group = store.group(GroupId(7)).unwrap();
+        let options = ConsensusOptions {
+            node: NODE,
+            election_timeout: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(1),
+            snapshot_after_entries: 1_000,
+            snapshot_keep_entries: 1_000,
+        };
+        let turns = Semaphore::new(1);
+        let opening = Opening {
+            may_campaign: true,
+            may_resume: false,
+            replicas: Some(vec![NODE, 2, 3]),
+            turn: turns.acquire().await.unwrap(),
+        };
+        let (kind, commits) = (Kind::Channel, Arc::new(Nobody));
+        let opened = Consensus::open(&options, kind, group, commits, opening, |_| None).await;
+        let consensus = opened.unwrap();
+        assert!(consensus.is_steady() && consensus.has_room());
+        consensus.engine.steady().unwrap().end();
+        let (sender, answer) = mpsc::sync_channel(1);
+        let done = move |proposal| sender.send(proposal).unwrap();
+        let proposed = consensus.propose(Bytes::from_static(&[1]), done);
+        assert!(proposed.now_or_never().is_some(), "it does not wait");
+        let refused = ProposeError::NotLeader { leader: None };
+        assert_eq!(answer.try_recv().unwrap().unwrap_err(), refused);
+        let mut raft = consensus.engine.raft.subscribe();
+        raft.wait_for(Option::is_some).await.unwrap();
+        assert!(!consensus.is_steady());
+        consensus.stop().await;
     }
 }

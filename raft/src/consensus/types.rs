@@ -198,6 +198,11 @@ pub(crate) fn encode_membership(membership: &Membership) -> Vec<u8> {
     crate::codec::encode(&record)
 }
 
+/// Whether one set of voters decides: none that is about to be replaced by another.
+pub(crate) fn is_single(membership: &Membership) -> bool {
+    membership.get_joint_config().len() == 1
+}
+
 pub(crate) fn decode_membership(bytes: &[u8]) -> io::Result<Membership> {
     let record: MembershipRecord = crate::codec::decode::<_, MEMBERSHIP_BYTES_MAX>(bytes)
         .map_err(|error| invalid(&error.to_string()))?;
@@ -242,4 +247,27 @@ pub(crate) fn decode_stored_membership(bytes: &[u8]) -> io::Result<StoredMembers
 
 pub(crate) fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_joint_membership_is_not_single() {
+        let membership = |configs: &[&[u64]]| {
+            let configs: Vec<BTreeSet<u64>> = configs
+                .iter()
+                .map(|config| config.iter().copied().collect())
+                .collect();
+            let nodes = configs.iter().flatten().map(|node| (*node, EmptyNode {}));
+            let nodes: BTreeMap<_, _> = nodes.collect();
+            Membership::new(configs, nodes).unwrap()
+        };
+        assert!(is_single(&membership(&[&[1, 2, 3]])));
+        assert!(!is_single(&membership(&[&[1, 2, 3], &[2, 3, 4]])));
+        assert!(!is_single(
+            &StoredMembership::default().membership().clone()
+        ));
+    }
 }

@@ -244,7 +244,7 @@ struct Lane {
     turn: usize,
     store: Store,
     sequences: Arc<Sequences>,
-    /// So much waits for this node's disk that nothing more is proposed for now.
+    /// So much waits for this node's disk, or for another's, that nothing more is proposed for now.
     held: bool,
     /// Whom the parts under way were sent to.
     sent_to: Option<NodeId>,
@@ -263,7 +263,7 @@ impl Lane {
                 _ = stopping.wait_for(|stopping| *stopping) => break,
                 Some((ticket, answer)) = self.calls.next(), if !self.calls.is_empty() => self.answered(ticket, answer),
                 () = sleep_until(wake_at) => self.wake(Instant::now()),
-                () = self.store.ready(), if self.held => self.held = false,
+                () = ready(&self.store, self.replica.as_deref()), if self.held => self.held = false,
                 alive = changed(&mut self.leader_changes) => {
                     if !alive {
                         self.leader_changes = None;
@@ -372,7 +372,7 @@ impl Lane {
             return;
         };
         while self.proposals < PROPOSALS_MAX {
-            self.held = self.store.pressure();
+            self.held = self.store.pressure() || !replica.consensus.has_room();
             if self.held {
                 return;
             }
@@ -605,6 +605,14 @@ async fn changed(changes: &mut Option<LeaderChanges>) -> bool {
     match changes {
         Some(changes) => changes.changed().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Resolves when neither this node's disk nor a follower's keeps proposals waiting.
+async fn ready(store: &Store, replica: Option<&Replica>) {
+    store.ready().await;
+    if let Some(replica) = replica {
+        replica.consensus.ready().await;
     }
 }
 

@@ -244,11 +244,11 @@ impl Group {
         self.open_replica_once().await
     }
 
-    /// As [`Group::replica`], for whoever sees to its recovery: waits until it knows what it has
-    /// promised.
+    /// As [`Group::replica`], for whoever sees to its recovery: it finds out what it has promised first.
     ///
     /// # Errors
-    /// `Stopping`, or `Storage` if the group's state cannot be read.
+    /// `Stopping`, `Recovering` if not all others say so, or `Storage` if the group's state cannot be
+    /// read.
     pub(crate) async fn open_replica_once(self: &Arc<Self>) -> Result<Arc<Replica>, ReadError> {
         if let Some(replica) = self.replica.get() {
             return Ok(Arc::clone(replica));
@@ -266,7 +266,7 @@ impl Group {
             if fresh {
                 match &replica {
                     Ok(replica) => group.begin(replica),
-                    Err(ReadError::Stopping | ReadError::NoLeader) => {}
+                    Err(ReadError::Stopping | ReadError::NoLeader | ReadError::Recovering) => {}
                     Err(error) => {
                         tracing::error!(group = group.id.0, %error, "a replica could not be opened")
                     }
@@ -500,7 +500,10 @@ impl Group {
                 () = overdue(overdue_after) => {}
             }
             // Where it replicates without openraft it hears of what went missing on the way only so.
-            self.rouse_leader(&replica).await;
+            // What was computed here has arrived: only its rows are late.
+            if replica.consensus.computed_next().load(Ordering::Acquire) < wanted {
+                self.rouse_leader(&replica).await;
+            }
             overdue_after *= 4;
         }
     }
@@ -522,11 +525,13 @@ impl Group {
         }
     }
 
-    /// Has openraft take over at the leader, which then brings every follower level. False if it did
-    /// not say so.
+    /// Has every follower brought level: by what is on its way already, or by openraft, which takes over
+    /// at the leader then. False if the leader did not say so.
     pub(crate) async fn rouse_leader(&self, replica: &Replica) -> bool {
         match replica.consensus.leader().likely() {
-            Some(leader) if leader == self.shared.node() => replica.consensus.rouse().await.is_ok(),
+            Some(leader) if leader == self.shared.node() => {
+                replica.consensus.rouse_if_overdue().await.is_ok()
+            }
             Some(leader) => match self.ask(leader, peers::Kind::Rouse, ROUSE_DEADLINE) {
                 Some(call) => call.await.is_ok(),
                 None => false,

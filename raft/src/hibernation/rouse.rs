@@ -276,7 +276,7 @@ async fn wake(shared: &Arc<Shared>, node: NodeId, groups: Vec<GroupId>) -> bool 
 }
 
 /// Has this node's replica reach what its leader has, and the leader bring all others there that can
-/// be reached: openraft does not let it sleep before.
+/// be reached: it does not sleep before.
 async fn is_woken(shared: &Arc<Shared>, id: GroupId) -> bool {
     let group = shared.group(id);
     // One that slept knows nothing of where its replicas are.

@@ -4,9 +4,9 @@
 //! given votes that it knows nothing of, so it must do nothing that could contradict them:
 //!
 //! 1. **Inquiring.** It takes part in nothing until every other voter has told its term. The highest
-//!    of them, M, is at least every term that it can have voted in or acknowledged entries of. It
-//!    saves a vote for itself in M, which refuses every candidate of M and every leader below M, and
-//!    which the leader of M, if there is one, outranks.
+//!    of them, M, is at least every term in which a vote that it gave still counts, or entries that it
+//!    acknowledged were made. It saves a vote for itself in M, which refuses every candidate of M and
+//!    every leader below M, and which the leader of M, if there is one, outranks.
 //! 2. **Catching up.** It follows leaders, and its acknowledgements count, since it holds what it
 //!    acknowledges. It neither votes nor campaigns until it has twice, one after the other, reached
 //!    the index up to which a leader confirmed the log: then it holds whatever could have been
@@ -21,6 +21,7 @@ mod model;
 mod rules;
 mod run;
 
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -28,6 +29,7 @@ use std::sync::atomic::Ordering;
 use accord_storage as storage;
 use accord_storage::GroupId;
 use accord_storage::Store;
+use tokio::time::Instant;
 
 use crate::group::DIRECTORY;
 use crate::shared::Shared;
@@ -52,6 +54,8 @@ pub(crate) struct Recovery {
     complete: AtomicBool,
     /// Groups that are known to be waiting or under way.
     groups_left: AtomicU64,
+    /// When the log says again what is waited for.
+    say_at: Mutex<Option<Instant>>,
 }
 
 impl Recovery {
@@ -71,6 +75,7 @@ impl Recovery {
             spared_from: AtomicU64::new(number(SPARED_FACT)?.unwrap_or(NONE_SPARED)),
             complete: AtomicBool::new(complete),
             groups_left: AtomicU64::new(u64::from(!complete)),
+            say_at: Mutex::new(None),
         })
     }
 

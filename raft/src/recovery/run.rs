@@ -2,14 +2,18 @@
 //! directory places here, a few at a time.
 
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use accord_storage as storage;
 use accord_storage::GroupId;
 use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
+use tokio::time::timeout;
 
 use super::COMPLETE_FACT;
 use super::SPARED_FACT;
@@ -24,14 +28,22 @@ use crate::group::storage_error;
 use crate::machine::directory;
 use crate::peers::Kind;
 use crate::peers::number;
+use crate::remote::StatusAnswer;
 use crate::shared::Shared;
 use crate::transport::NodeId;
 
 /// Groups that recover at the same time: enough to hide the way to the others, few enough that each
 /// gets its snapshot soon.
 const GROUPS_AT_ONCE_MAX: usize = 16;
-/// How long another voter may take to tell its term.
+/// How long another voter may take to tell its term, or who leads.
 const INQUIRY_DEADLINE: Duration = Duration::from_secs(2);
+/// Bounds of how long one try takes at reaching what a leader confirms; it doubles in between. The
+/// first ones are short: the leader has just been woken, and may not have been heard when it was asked
+/// for. A replica with much to fetch gets the time for it.
+const CATCH_UP_MIN: Duration = Duration::from_millis(250);
+const CATCH_UP_MAX: Duration = Duration::from_secs(5);
+/// Tries of a group at a time, a dozen seconds; then others that wait go first.
+const TRIES_MAX: usize = 6;
 /// Between two tries at anything that another node must do first.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// How often the log says what is being waited for.
@@ -62,7 +74,13 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 async fn recover_all(shared: &Arc<Shared>) -> Result<usize, ReadError> {
     let directory = shared.directory();
     let recovers = directory.is_recovering();
-    let replica = catch_up(&directory).await?;
+    let replica = loop {
+        match catch_up(&directory).await {
+            // Nothing else could be done meanwhile.
+            Err(ReadError::Recovering) => {}
+            other => break other?,
+        }
+    };
     if recovers {
         let spared_from = directory::next_group(&replica.rows).map_err(storage_error)?;
         set_fact(shared, SPARED_FACT.into(), spared_from.to_le_bytes().into()).await?;
@@ -78,12 +96,24 @@ async fn recover_all(shared: &Arc<Shared>) -> Result<usize, ReadError> {
     let left = &shared.recovery.groups_left;
     left.store(total as u64, Ordering::Relaxed);
     tracing::info!(groups = total, "the directory has recovered");
-    let mut recovering = futures_util::stream::iter(here)
-        .map(|id| recover(shared, id))
-        .buffer_unordered(GROUPS_AT_ONCE_MAX);
+    let mut waiting = VecDeque::from(here);
+    let mut recovering = FuturesUnordered::new();
     let mut said = Instant::now();
-    while let Some(recovered) = recovering.next().await {
-        recovered?;
+    loop {
+        while recovering.len() < GROUPS_AT_ONCE_MAX
+            && let Some(id) = waiting.pop_front()
+        {
+            recovering.push(async move { (id, recover(shared, id).await) });
+        }
+        match recovering.next().await {
+            None => break,
+            // It waits for a node that may be away for long, and must not keep others from their turn.
+            Some((id, Err(ReadError::Recovering))) => {
+                waiting.push_back(id);
+                continue;
+            }
+            Some((_, recovered)) => recovered?,
+        }
         let left = left.fetch_sub(1, Ordering::Relaxed) - 1;
         if said.elapsed() >= SAY_AGAIN {
             said = Instant::now();
@@ -135,35 +165,50 @@ fn become_ordinary(group: &Arc<Group>, replica: &Replica) {
 }
 
 /// Opens the replica, which inquires first if it must, and brings it level with a leader.
+///
+/// # Errors
+/// `Recovering` if the others do not do their part for now. It can be tried again; what it has promised
+/// and what it has caught up with stays.
 async fn catch_up(group: &Arc<Group>) -> Result<Arc<Replica>, ReadError> {
-    let mut patience = Patience::new();
-    let replica = loop {
-        match group.open_replica_once().await {
-            Ok(replica) => break replica,
-            Err(ReadError::Stopping) => return Err(ReadError::Stopping),
-            Err(error) => {
-                if patience.ends() {
-                    tracing::warn!(group = group.id.0, %error, "a group cannot recover yet");
-                }
-                pause(&group.shared).await?;
+    let shared = &group.shared;
+    let replica = match group.open_replica_once().await {
+        Ok(replica) => replica,
+        Err(ReadError::Stopping) => return Err(ReadError::Stopping),
+        Err(error) => {
+            if error != ReadError::Recovering && says(shared) {
+                tracing::warn!(group = group.id.0, %error, "a group cannot recover yet");
             }
+            pause(shared).await?;
+            return Err(ReadError::Recovering);
         }
     };
-    let mut patience = Patience::new();
     let mut confirmed = 0;
+    let mut tries = 0;
+    let mut within = CATCH_UP_MIN;
+    if replica.consensus.leader().leader.is_none() {
+        wake_leader(group).await;
+    }
     while confirmed < rules::CONFIRMATIONS {
-        match group.caught_up(Consistency::Linearizable).await {
-            Ok(_) => confirmed += 1,
-            Err(ReadError::Stopping) => return Err(ReadError::Stopping),
-            Err(error) => {
-                if patience.ends() {
-                    tracing::warn!(group = group.id.0, %error, "a group is still catching up");
-                }
-                // Where the group sleeps on the others, nobody leads it until somebody asks.
-                wake_others(group);
-                pause(&group.shared).await?;
+        let caught_up = group.caught_up(Consistency::Linearizable);
+        let error = match timeout(within, caught_up).await {
+            Ok(Ok(_)) => {
+                confirmed += 1;
+                continue;
             }
+            Ok(Err(ReadError::Stopping)) => return Err(ReadError::Stopping),
+            Ok(Err(error)) => error,
+            Err(_) => ReadError::NoLeader,
+        };
+        tries += 1;
+        within = (within * 2).min(CATCH_UP_MAX);
+        if says(shared) {
+            tracing::warn!(group = group.id.0, %error, "a group is still catching up");
         }
+        if tries == TRIES_MAX {
+            return Err(ReadError::Recovering);
+        }
+        wake_leader(group).await;
+        pause(shared).await?;
     }
     Ok(replica)
 }
@@ -172,35 +217,20 @@ async fn catch_up(group: &Arc<Group>) -> Result<Arc<Replica>, ReadError> {
 /// and saves the vote that keeps its forgotten promises.
 ///
 /// # Errors
-/// `Stopping`, or `Storage` if the vote cannot be saved.
+/// `Recovering` if not all have answered, `Stopping`, or `Storage` if the vote cannot be saved.
 pub(crate) async fn promise(group: &Arc<Group>, stored: &storage::Group) -> Result<(), ReadError> {
     let this_node = group.shared.node();
-    let others: Vec<NodeId> = group.replicas().map_or_else(Vec::new, |replicas| {
-        let others = replicas.into_iter().filter(|node| *node != this_node);
-        others.collect()
-    });
-    let mut patience = Patience::new();
-    let term = loop {
-        let told = inquire(group, &others).await;
-        match rules::promised_term(&others, |node| told.get(&node).copied()) {
-            Ok(term) => break term,
-            Err(silent) if patience.ends() => {
-                if others.is_empty() {
-                    tracing::error!(
-                        group = group.id.0,
-                        "a group had its only replica on the disk that was lost; it cannot recover"
-                    );
-                } else {
-                    tracing::warn!(
-                        group = group.id.0,
-                        waits_for = ?silent,
-                        "a group cannot recover before these nodes answer"
-                    );
-                }
-            }
-            Err(_) => {}
-        }
-        pause(&group.shared).await?;
+    let others = others(group);
+    let is_away = |node: &NodeId| !group.shared.is_up(*node);
+    let away: Vec<NodeId> = others.iter().copied().filter(is_away).collect();
+    if !away.is_empty() {
+        // Being asked opens the group on the others, in vain as long as one of them is missing.
+        return Err(waits_for(group, &away));
+    }
+    let told = inquire(group, &others).await;
+    let term = match rules::promised_term(&others, |node| told.get(&node).copied()) {
+        Ok(term) => term,
+        Err(silent) => return Err(waits_for(group, &silent)),
     };
     let vote = storage::Vote {
         term,
@@ -240,14 +270,56 @@ async fn inquire(group: &Group, others: &[NodeId]) -> BTreeMap<NodeId, u64> {
     told
 }
 
-fn wake_others(group: &Group) {
-    let others = group.replicas().unwrap_or_default().into_iter();
-    for node in others.filter(|node| *node != group.shared.node()) {
-        if group.shared.is_up(node) {
-            // Being asked is what opens it; nobody waits for the answer.
-            drop(group.ask(node, Kind::Rouse, INQUIRY_DEADLINE));
-        }
+fn waits_for(group: &Group, nodes: &[NodeId]) -> ReadError {
+    if !says(&group.shared) {
+        return ReadError::Recovering;
     }
+    if nodes.is_empty() {
+        tracing::error!(
+            group = group.id.0,
+            "a group had its only replica on the disk that was lost; it cannot recover"
+        );
+    } else {
+        tracing::warn!(
+            group = group.id.0,
+            waits_for = ?nodes,
+            "a group cannot recover before these nodes answer"
+        );
+    }
+    ReadError::Recovering
+}
+
+/// Has the leader bring this replica level. Where the group sleeps on the others, or they replicate it
+/// without openraft, nobody would do so before somebody asks.
+async fn wake_leader(group: &Group) {
+    let mut asked = others(group);
+    asked.retain(|node| group.shared.is_up(*node));
+    if let Some(leader) = leader_by(group, &asked).await {
+        asked = vec![leader];
+    }
+    // If none of them knows of one, all of them see to it that there is one.
+    for node in asked {
+        // Being asked is what opens it; nobody waits for the answer.
+        drop(group.ask(node, Kind::Rouse, INQUIRY_DEADLINE));
+    }
+}
+
+/// Which of the others leads, by the word of the one that knows the latest term.
+async fn leader_by(group: &Group, others: &[NodeId]) -> Option<NodeId> {
+    let calls = others.iter().filter_map(|node| {
+        let call = group.ask(*node, Kind::Status, INQUIRY_DEADLINE)?;
+        Some(async move { StatusAnswer::decode(&call.await.ok()?).ok() })
+    });
+    let answers = futures_util::future::join_all(calls).await;
+    let answers = answers.into_iter().flatten().map(|answer| answer.status());
+    let newest = answers.max_by_key(|status| (status.term, status.leader.is_some()))?;
+    newest.leader.filter(|leader| others.contains(leader))
+}
+
+fn others(group: &Group) -> Vec<NodeId> {
+    let mut others = group.replicas().unwrap_or_default();
+    others.retain(|node| *node != group.shared.node());
+    others
 }
 
 /// Setting a fact waits for an fsync, so a thread does it.
@@ -269,23 +341,14 @@ async fn pause(shared: &Shared) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Says when to log again that something takes long.
-struct Patience {
-    until: Instant,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Patience {
-            until: Instant::now() + TRY_AGAIN * 5,
-        }
+/// Whether it is time to say again what is waited for: one line for all groups.
+fn says(shared: &Shared) -> bool {
+    let say_at = shared.recovery.say_at.lock();
+    let mut say_at = say_at.unwrap_or_else(PoisonError::into_inner);
+    let say_at = say_at.get_or_insert_with(|| Instant::now() + TRY_AGAIN * 5);
+    let says = Instant::now() >= *say_at;
+    if says {
+        *say_at = Instant::now() + SAY_AGAIN;
     }
-
-    fn ends(&mut self) -> bool {
-        let ends = Instant::now() >= self.until;
-        if ends {
-            self.until = Instant::now() + SAY_AGAIN;
-        }
-        ends
-    }
+    says
 }

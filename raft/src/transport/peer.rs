@@ -20,6 +20,23 @@ impl Peer {
         Self(state)
     }
 
+    /// A node that takes whatever it is asked and answers nothing.
+    #[cfg(test)]
+    pub(crate) fn silent(node: NodeId) -> Self {
+        let state = PeerState::new(&PeerAddress {
+            node,
+            addr: String::new(),
+        });
+        state.went_up(Arc::new(Lane::new()));
+        Self(Arc::new(state))
+    }
+
+    /// Ends the link to a node that was silent.
+    #[cfg(test)]
+    pub(crate) fn lose(&self) {
+        self.0.went_down("a test".into());
+    }
+
     pub fn node(&self) -> NodeId {
         self.0.node
     }

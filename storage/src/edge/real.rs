@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -13,12 +14,16 @@ use crate::options::EXIT_CODE_FATAL;
 use crate::queue::Op;
 use crate::space;
 use crate::store::Store;
+use crate::watchdog;
 use crate::writer;
 
 /// What the writer waits for while nothing is queued.
 pub type Arrived = std::sync::Condvar;
 
 const LOCK: &str = "lock";
+/// How long a process that has decided to end may take, a compaction that has to end first included.
+/// Until then its peers hear that it is alive.
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// The exclusive lock on the directory.
 pub struct Lock(File);
@@ -63,7 +68,7 @@ pub fn lock(dir: &Path) -> Result<Lock, OpenError> {
     }
 }
 
-/// The writer and the watcher of the disk's space.
+/// The writer, the watcher of the disk's space, and the watchdog of the writer.
 pub struct Threads(Mutex<Vec<JoinHandle<()>>>);
 
 impl Threads {
@@ -76,14 +81,18 @@ impl Threads {
         space::measure(core, &database);
         let writing = core.clone();
         let writer = spawn("storage-writer", move || writer::run(&writing))?;
-        let watching = core.clone();
+        let (watching, guarding) = (core.clone(), core.clone());
         let watcher = spawn("storage-space", move || {
             space::run(&watching, &database, free_bytes_min);
         });
-        match watcher {
-            Ok(watcher) => Ok(Self(Mutex::new(vec![writer, watcher]))),
-            Err(error) => {
+        let watchdog = spawn("storage-watchdog", move || {
+            watchdog::run(&guarding, watchdog::TICK);
+        });
+        match (watcher, watchdog) {
+            (Ok(watcher), Ok(watchdog)) => Ok(Self(Mutex::new(vec![writer, watcher, watchdog]))),
+            (Err(error), _) | (_, Err(error)) => {
                 core.queue.close();
+                core.stop.stop();
                 Err(error)
             }
         }
@@ -127,7 +136,19 @@ pub async fn close(store: Store, shut_down: fn(&Store) -> Result<(), Error>) -> 
 
 /// What is on disk is unknown: the process ends.
 pub fn end_process(_: &str) {
+    // RocksDB joins its own threads on the way out, and one of them may hang with the disk. Without
+    // the thread that sees to it this end may take for ever, too.
+    drop(spawn("storage-end", end_by_force));
     std::process::exit(EXIT_CODE_FATAL);
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing tells an end that is slow from one that never comes"
+)]
+fn end_by_force() {
+    thread::sleep(END_WITHIN);
+    std::process::abort();
 }
 
 pub fn fill_random(bytes: &mut [u8]) -> Result<(), String> {

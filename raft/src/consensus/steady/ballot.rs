@@ -121,7 +121,13 @@ impl Candidacy {
             return Some(Replication::new(steady, &mut state, events));
         }
         // What an earlier leader left is committed with the first entry of this term, never before.
-        Some(steady.append(&mut state, types::BLANK, None))
+        let error = match steady.append(&mut state, types::BLANK) {
+            Ok(replication) => return Some(replication),
+            Err(error) => error,
+        };
+        drop(state);
+        steady.store_failed(&error);
+        None
     }
 }
 

@@ -17,9 +17,10 @@ mod ballot;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod waiting;
+mod window;
 mod wire;
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -34,6 +35,8 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio::time::timeout_at;
 
 use super::Proposal;
 use super::log_store::Written;
@@ -51,6 +54,9 @@ use crate::transport::CallError;
 use crate::transport::NodeId;
 use crate::transport::Peer;
 use tally::Tally;
+use waiting::Waiting;
+use window::CROWDED_MAX;
+use window::Window;
 
 pub(super) use ballot::hold;
 pub(crate) use wire::Ballot;
@@ -58,10 +64,6 @@ pub(crate) use wire::SteadyRequest;
 pub(crate) use wire::decode;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) use wire::encode;
-
-/// Entries that a replica may hold in memory that are not applied yet. A leader has at most a few
-/// batches under way, so that more means that something is wrong.
-const WAITING_MAX: usize = 1_024;
 
 /// Calls back exactly once: with a result, or with "unknown" when dropped.
 pub(super) struct Answer(Option<Box<dyn FnOnce(Proposal) + Send>>);
@@ -130,6 +132,8 @@ pub(super) struct Steady {
     /// Whether this node is the leader. Once it is, it stays that until this ends.
     leads: AtomicBool,
     state: Mutex<State>,
+    /// As leader: since when a follower owes more answers than it may.
+    crowded: watch::Sender<Option<Instant>>,
     ended: watch::Sender<bool>,
 }
 
@@ -143,8 +147,7 @@ struct State {
     /// The end of the log, what is queued included.
     last: storage::LogId,
     committed: storage::LogId,
-    /// Entries after the last one that was applied.
-    waiting: VecDeque<Pending>,
+    waiting: Waiting,
     applier: Applier,
     /// Rows are on their way to the store; the next stretch must be able to read them.
     applying: bool,
@@ -156,15 +159,11 @@ struct State {
     under_way: usize,
 }
 
-struct Pending {
-    entry: storage::Entry,
-    answer: Option<Answer>,
-}
-
 struct Follower {
     peer: Peer,
     /// What it has been told is committed.
     told: u64,
+    window: Window,
 }
 
 /// A proposal on its way; somebody has to run it.
@@ -174,13 +173,18 @@ pub(super) struct Replication {
 }
 
 enum Event {
-    /// Entries up to this one are on a voter's disk.
-    Holds(NodeId, u64),
-    /// A follower knows what is committed.
-    Knows,
-    /// A follower did not take something.
-    Refused(NodeId, CallError),
-    StoreFailed,
+    /// Entries up to this one are on this node's disk, or are not.
+    Written(u64, Result<(), storage::Error>),
+    /// A follower has taken what it was sent, and has it on its disk, or has not taken it.
+    Answered(Sent, Result<(), CallError>),
+}
+
+/// A request to a follower.
+struct Sent {
+    node: NodeId,
+    bytes: usize,
+    /// The last entry in it; none if it only said what is committed.
+    upto: Option<u64>,
 }
 
 /// What has to be seen to by an election, or by openraft's way of catching up.
@@ -190,7 +194,10 @@ pub(super) struct Trouble;
 impl Steady {
     pub(super) fn begin(beginning: Beginning) -> Arc<Steady> {
         let leads = beginning.leader == beginning.node;
-        let pending = beginning.unapplied.into_iter();
+        let mut waiting = Waiting::default();
+        for entry in beginning.unapplied {
+            waiting.push(entry);
+        }
         let steady = Arc::new(Steady {
             node: beginning.node,
             keep: beginning.keep,
@@ -202,12 +209,7 @@ impl Steady {
                 pledged: false,
                 last: beginning.last,
                 committed: beginning.applied,
-                waiting: pending
-                    .map(|entry| Pending {
-                        entry,
-                        answer: None,
-                    })
-                    .collect(),
+                waiting,
                 applier: beginning.applier,
                 applying: false,
                 tally: Tally::new(&beginning.voters, beginning.applied.index),
@@ -215,6 +217,7 @@ impl Steady {
                 left_out: Vec::new(),
                 under_way: 0,
             }),
+            crowded: watch::Sender::new(None),
             ended: watch::Sender::new(false),
             group: beginning.group,
             voters: beginning.voters,
@@ -240,6 +243,7 @@ impl Steady {
         let follower = |peer: &Peer| Follower {
             peer: peer.clone(),
             told,
+            window: Window::default(),
         };
         state.leader = Some(self.node);
         state.tally = Tally::new(&self.voters, told);
@@ -257,7 +261,20 @@ impl Steady {
             std::mem::take(&mut state.waiting)
         };
         self.ended.send_replace(true);
+        self.crowded.send_replace(None);
         drop(waiting);
+    }
+
+    /// The store has refused a write, or has failed at it. What has been told of that write is not true
+    /// then, so that this must not go on.
+    fn store_failed(&self, error: &storage::Error) {
+        // A store is closed when its node stops. All else is a disk that failed, or a bug here.
+        if *error != storage::Error::Closed {
+            let group = self.group.id().0;
+            tracing::error!(group, %error, "a replica cannot write; this node stops");
+            edge::end_process(storage::EXIT_CODE_FATAL);
+        }
+        self.end();
     }
 
     /// Whether nothing is under way, here or to others. A follower may wait for the word that the end
@@ -271,6 +288,48 @@ impl Steady {
         state.under_way == 0 && !state.applying && is_done
     }
 
+    /// As leader, whether whatever a follower may lack is on its way to it: it arrives, or whoever sent
+    /// it finds that there is more to do.
+    pub(super) fn is_replicating(&self) -> bool {
+        let state = self.state();
+        state.under_way > 0 && !state.left_out.iter().any(Peer::is_up)
+    }
+
+    /// As leader, whether a follower owes so many answers that nothing more should be proposed.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowded.borrow().is_some()
+    }
+
+    /// Resolves when nothing is owed that should be waited for, or this has ended: true. Or when that
+    /// has taken too long: false.
+    pub(super) async fn relieved(&self) -> bool {
+        let mut crowded = self.crowded.subscribe();
+        loop {
+            let Some(since) = *crowded.borrow_and_update() else {
+                return true;
+            };
+            let changed = timeout_at(since + CROWDED_MAX, crowded.changed()).await;
+            if changed.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Looks whether the followers keep up.
+    fn look_at_windows(&self, state: &State) {
+        let mut windows = state.followers.iter().map(|follower| &follower.window);
+        let is_full = !state.ended && windows.clone().any(Window::is_full);
+        let is_relieved = windows.all(Window::is_relieved);
+        self.crowded.send_if_modified(|since| {
+            let next = match *since {
+                None if is_full => Some(Instant::now()),
+                Some(_) if is_relieved => None,
+                as_before => as_before,
+            };
+            std::mem::replace(since, next) != next
+        });
+    }
+
     /// As leader, goes on without a follower whose node is gone, if the others are enough: when it is
     /// back, openraft brings it level.
     fn leave_out(&self, node: NodeId) -> bool {
@@ -279,6 +338,7 @@ impl Steady {
         if let Some(place) = state.followers.iter().position(is_gone) {
             let follower = state.followers.swap_remove(place);
             state.left_out.push(follower.peer);
+            self.look_at_windows(&state);
         }
         // One that is back by now was perhaps looked for before it was left out.
         let is_out = |peer: &Peer| peer.node() == node && !peer.is_up();
@@ -299,19 +359,32 @@ impl Steady {
     ) -> Result<Replication, (Bytes, Answer)> {
         let mut state = self.state();
         let is_back = state.left_out.iter().any(Peer::is_up);
-        if state.ended || !self.leads() || is_back || state.waiting.len() >= WAITING_MAX {
+        let has_room = state.waiting.has_room(1, batch.len());
+        if state.ended || !self.leads() || is_back || !has_room {
             return Err((batch, answer));
         }
-        Ok(self.append(&mut state, batch, Some(answer)))
+        match self.append(&mut state, batch.clone()) {
+            Ok(replication) => {
+                state.waiting.answer_last(answer);
+                Ok(replication)
+            }
+            Err(error) => {
+                drop(state);
+                self.store_failed(&error);
+                Err((batch, answer))
+            }
+        }
     }
 
     /// Appends an entry as leader and sends it off.
+    ///
+    /// # Errors
+    /// If the store takes nothing: nobody has been sent it then.
     fn append(
         self: &Arc<Self>,
         state: &mut State,
         payload: Bytes,
-        answer: Option<Answer>,
-    ) -> Replication {
+    ) -> Result<Replication, storage::Error> {
         let id = storage::LogId {
             term: state.term,
             index: state.last.index + 1,
@@ -327,28 +400,16 @@ impl Steady {
             commit: state.committed,
             payloads: vec![payload],
         };
-        let events = FuturesUnordered::new();
-        for (node, sent) in self.send(state, &request) {
-            let holds = async move {
-                match sent.await {
-                    Ok(()) => Event::Holds(node, id.index),
-                    Err(error) => Event::Refused(node, error),
-                }
-            };
-            events.push(Box::pin(holds) as BoxFuture<'static, _>);
-        }
         let (done, written) = completion();
-        self.group.append(vec![entry.clone()], done);
-        let node = self.node;
-        events.push(Box::pin(async move {
-            match written.wait().await {
-                Ok(()) => Event::Holds(node, id.index),
-                Err(_) => Event::StoreFailed,
-            }
-        }));
+        // Before anybody is sent it: a place in the log that this node may give away again must not
+        // be anywhere else.
+        self.group.try_append(vec![entry.clone()], done)?;
         state.last = id;
-        state.waiting.push_back(Pending { entry, answer });
-        Replication::new(self, state, events)
+        state.waiting.push(entry);
+        let events: FuturesUnordered<_> = self.send(state, &request).collect();
+        let own = async move { Event::Written(id.index, written.ended().await) };
+        events.push(Box::pin(own));
+        Ok(Replication::new(self, state, events))
     }
 
     /// Sends a request to all followers, in order of calls.
@@ -356,29 +417,39 @@ impl Steady {
         &self,
         state: &mut State,
         request: &SteadyRequest,
-    ) -> Vec<(NodeId, impl Future<Output = Result<(), CallError>> + use<>)> {
+    ) -> impl Iterator<Item = BoxFuture<'static, Event>> + use<> {
         let parts = wire::encode(self.group.id().0, request);
+        let bytes = parts.iter().map(Bytes::len).sum();
+        let entries = request.payloads.len() as u64;
+        let upto = (entries > 0).then_some(request.prev.index + entries);
         let send = |follower: &mut Follower| {
             follower.told = request.commit.index;
+            follower.window.sent(bytes);
+            let node = follower.peer.node();
+            let sent = Sent { node, bytes, upto };
             let call =
                 follower
                     .peer
                     .call_parts(Kind::Steady.byte(), parts.clone(), APPEND_DEADLINE);
-            (follower.peer.node(), async move { call.await.map(drop) })
+            let answered = async move { Event::Answered(sent, call.await.map(drop)) };
+            Box::pin(answered) as BoxFuture<'static, _>
         };
-        state.followers.iter_mut().map(send).collect()
+        let calls: Vec<_> = state.followers.iter_mut().map(send).collect();
+        self.look_at_windows(state);
+        calls.into_iter()
     }
 
     /// Takes a leader's request as its follower: the entries are appended when this returns, and on
-    /// the disk when what it returns is. `None` if it does not simply follow.
+    /// the disk when what it returns is. `None` if it does not simply follow, or the store takes nothing.
     pub(super) fn accept(self: &Arc<Self>, request: &SteadyRequest) -> Option<Option<Written>> {
         let written = {
             let mut state = self.state();
+            let bytes = request.payloads.iter().map(Bytes::len).sum();
             let follows = !state.ended
                 && !self.leads()
                 && (request.term, Some(request.leader)) == (state.term, state.leader)
                 && request.prev == state.last
-                && state.waiting.len() + request.payloads.len() <= WAITING_MAX;
+                && state.waiting.has_room(request.payloads.len(), bytes);
             if !follows {
                 return None;
             }
@@ -387,23 +458,26 @@ impl Steady {
                 self.group.confirm_vote();
             }
             let entries: Vec<_> = request.entries().collect();
-            if request.commit.index > state.committed.index {
-                state.committed = request.commit;
-            }
-            match entries.last().map(|entry| entry.log_id) {
+            let written = match entries.last().map(|entry| entry.log_id) {
                 None => None,
                 Some(last) => {
                     let (done, written) = completion();
-                    self.group.append(entries.clone(), done);
+                    if let Err(error) = self.group.try_append(entries.clone(), done) {
+                        drop(state);
+                        self.store_failed(&error);
+                        return None;
+                    }
                     state.last = last;
-                    let pending = entries.into_iter().map(|entry| Pending {
-                        entry,
-                        answer: None,
-                    });
-                    state.waiting.extend(pending);
+                    for entry in entries {
+                        state.waiting.push(entry);
+                    }
                     Some(written)
                 }
+            };
+            if request.commit.index > state.committed.index {
+                state.committed = request.commit;
             }
+            written
         };
         self.settle();
         Some(written)
@@ -424,14 +498,8 @@ impl Steady {
         else {
             return;
         };
-        let is_due = |pending: &&Pending| pending.entry.log_id.index <= committed.index;
-        let due = waiting
-            .iter()
-            .take(ENTRIES_PER_WRITE_MAX)
-            .take_while(is_due);
-        let due = due.count();
         let due: io::Result<Vec<_>> = waiting
-            .drain(..due)
+            .take(committed.index, ENTRIES_PER_WRITE_MAX)
             .map(|pending| Ok((types::entry(pending.entry)?, pending.answer)))
             .collect();
         // Under the lock: whoever ends this must find in the store whatever was told to anybody.
@@ -449,8 +517,8 @@ impl Steady {
         drop(state);
         let steady = Arc::clone(self);
         tokio::spawn(async move {
-            // A store that failed stops the node by itself.
-            if written.wait().await.is_err() {
+            if let Err(error) = written.ended().await {
+                steady.store_failed(&error);
                 return;
             }
             {
@@ -478,6 +546,18 @@ impl Steady {
             return;
         }
         purge(&self.group, applied - self.keep.entries);
+    }
+
+    /// A follower has answered, whatever it said.
+    fn answered(&self, sent: &Sent) {
+        let mut state = self.state();
+        let mut followers = state.followers.iter_mut();
+        // One that was left out meanwhile is owed nothing more.
+        let follower = followers.find(|follower| follower.peer.node() == sent.node);
+        if let Some(follower) = follower {
+            follower.window.answered(sent.bytes);
+            self.look_at_windows(&state);
+        }
     }
 
     fn holds(&self, node: NodeId, index: u64) {
@@ -512,16 +592,7 @@ impl Steady {
             commit: state.committed,
             payloads: Vec::new(),
         };
-        let knows = |(node, told): (NodeId, _)| {
-            let knows = async move {
-                match told.await {
-                    Ok(()) => Event::Knows,
-                    Err(error) => Event::Refused(node, error),
-                }
-            };
-            Box::pin(knows) as BoxFuture<'static, _>
-        };
-        self.send(state, &request).into_iter().map(knows).collect()
+        self.send(state, &request).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -560,24 +631,34 @@ impl Replication {
                 _ = ended.wait_for(|ended| *ended) => return Ok(()),
                 event = self.events.next() => event,
             };
-            match event {
+            let (node, upto) = match event {
                 None => return Ok(()),
-                Some(Event::Holds(node, index)) => {
-                    steady.holds(node, index);
-                    steady.settle();
-                    self.events.extend(steady.tell_news());
+                Some(Event::Written(index, Ok(()))) => (steady.node, Some(index)),
+                Some(Event::Written(_, Err(error))) => {
+                    steady.store_failed(&error);
+                    return Ok(());
                 }
-                Some(Event::Knows) => {}
-                // The store ends the node by itself.
-                Some(Event::StoreFailed) => return Ok(()),
-                // What it was sent may be lost. It gets no more, so that it cannot find a gap either.
-                Some(Event::Refused(node, CallError::Down | CallError::Lost))
-                    if steady.leave_out(node) => {}
-                Some(Event::Refused(node, error)) => {
-                    let group = steady.group.id().0;
-                    tracing::debug!(group, node, %error, "a follower does not simply follow");
-                    return Err(Trouble);
+                Some(Event::Answered(sent, answer)) => {
+                    steady.answered(&sent);
+                    match answer {
+                        Ok(()) => (sent.node, sent.upto),
+                        // What it was sent may be lost. It gets no more, so that it cannot find a gap
+                        // either.
+                        Err(CallError::Down | CallError::Lost) if steady.leave_out(sent.node) => {
+                            continue;
+                        }
+                        Err(error) => {
+                            let (group, node) = (steady.group.id().0, sent.node);
+                            tracing::debug!(group, node, %error, "a follower does not simply follow");
+                            return Err(Trouble);
+                        }
+                    }
                 }
+            };
+            if let Some(index) = upto {
+                steady.holds(node, index);
+                steady.settle();
+                self.events.extend(steady.tell_news());
             }
         }
     }
@@ -597,6 +678,8 @@ fn is_majority(others: usize, voters: usize) -> bool {
 /// Most entries that a replica reads into memory when it is opened; one with more to apply leaves
 /// that to openraft.
 pub(super) const UNAPPLIED_MAX: u64 = 256;
+/// And bytes of them, which a few large batches are soon.
+pub(super) const UNAPPLIED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How long a read waits for entries that should be on their way before it has the leader send them
 /// again.

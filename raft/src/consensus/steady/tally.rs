@@ -3,7 +3,8 @@
 use crate::transport::NodeId;
 
 /// What each voter is known to have on its disk, in one term. Invariants: the committed index never
-/// goes back, and a majority of the voters has everything up to it.
+/// goes back, and a majority of the voters has everything up to it. The voters are those of one
+/// configuration: a joint one, in which two majorities decide, is openraft's to see through.
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
     /// Every voter, this node included, with the index of the last entry that it holds.

@@ -32,23 +32,37 @@ impl Commits for Nobody {
     fn cancelled(&self, _: &[[u8; 16]]) {}
 }
 
-/// A replica on node 2, founded by the directory with node 1 as its leader in term 1.
+/// A replica on node 2, founded by the directory; node 1 leads it in term 1 if nothing else is said.
 struct Replica {
     steady: Arc<Steady>,
     group: storage::Group,
     progress: watch::Receiver<Progress>,
-    _store: Store,
+    store: Store,
     _dir: tempfile::TempDir,
 }
 
 impl Replica {
     /// As one of these voters. None of them can be reached.
     async fn open(voters: &[NodeId]) -> Replica {
+        Replica::begin(LEADER, voters, Vec::new()).await
+    }
+
+    /// As the leader of these others, with the way to each of them.
+    async fn lead(peers: &[Peer]) -> Replica {
+        let mut voters = vec![NODE];
+        voters.extend(peers.iter().map(Peer::node));
+        Replica::begin(NODE, &voters, peers.to_vec()).await
+    }
+
+    async fn begin(leader: NodeId, voters: &[NodeId], peers: Vec<Peer>) -> Replica {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Options::new(dir.path(), "steady", NODE)).unwrap();
         let group = store.group(GroupId(7)).unwrap();
-        let founded = founding::found(NODE, &group, &[LEADER, NODE, THIRD]).await;
-        assert!(!founded.unwrap(), "node 1 leads");
+        let others = [LEADER, NODE, THIRD].into_iter();
+        let others = others.filter(|node| *node != leader);
+        let replicas: Vec<NodeId> = [leader].into_iter().chain(others).collect();
+        let founded = founding::found(NODE, &group, &replicas).await;
+        assert_eq!(founded.unwrap(), leader == NODE);
         let published = Arc::new(Published::default());
         let progress = published.progress();
         let kind = crate::machine::Kind::Channel;
@@ -57,9 +71,9 @@ impl Replica {
             group: group.clone(),
             node: NODE,
             term: 1,
-            leader: LEADER,
+            leader,
             voters: voters.to_vec(),
-            peers: Vec::new(),
+            peers,
             level: None,
             applier,
             last: FIRST,
@@ -74,7 +88,7 @@ impl Replica {
             steady,
             group,
             progress,
-            _store: store,
+            store,
             _dir: dir,
         }
     }
@@ -88,8 +102,7 @@ impl Replica {
     }
 
     async fn until_applied(&mut self, index: u64) {
-        let applied = self.group.clone();
-        let is_applied = |_: &Progress| applied.applied().is_some_and(|id| id.index >= index);
+        let is_applied = |progress: &Progress| progress.applied_next > index;
         self.progress.wait_for(is_applied).await.unwrap();
     }
 }
@@ -123,6 +136,12 @@ fn ballot(candidate: NodeId, term: u64, last: storage::LogId) -> Ballot {
     }
 }
 
+/// Requests that followers have not answered.
+fn owed(state: &State) -> usize {
+    let windows = state.followers.iter().map(|follower| &follower.window);
+    windows.map(Window::requests).sum()
+}
+
 fn lives(_: NodeId) -> bool {
     false
 }
@@ -148,7 +167,7 @@ async fn a_follower_takes_what_follows_and_applies_what_is_committed() {
         request(LEADER, 1, id(0, last.index), FIRST, 1),
         request(LEADER, 2, last, FIRST, 1),
         request(THIRD, 1, last, FIRST, 1),
-        request(LEADER, 1, last, FIRST, WAITING_MAX + 1),
+        request(LEADER, 1, last, FIRST, waiting::ENTRIES_MAX + 1),
     ] {
         assert!(replica.steady.accept(&refused).is_none(), "{refused:?}");
     }
@@ -280,7 +299,92 @@ async fn a_leader_holds_so_many_entries_and_no_more() {
         replica.steady.propose(Bytes::from_static(&[0]), answer)
     };
     // Nobody runs them, so that none is committed.
-    let held: Vec<_> = (0..WAITING_MAX).map(|_| propose().ok().unwrap()).collect();
+    let held: Vec<_> = (0..waiting::ENTRIES_MAX)
+        .map(|_| propose().ok().unwrap())
+        .collect();
     assert!(propose().is_err());
-    assert_eq!(held.len(), WAITING_MAX);
+    assert_eq!(held.len(), waiting::ENTRIES_MAX);
+}
+
+#[tokio::test]
+async fn nobody_is_sent_what_the_store_does_not_take() {
+    let peers = [Peer::silent(LEADER), Peer::silent(THIRD)];
+    let replica = Replica::lead(&peers).await;
+    let is_known = Arc::new(AtomicBool::new(false));
+    let propose = || {
+        let is_known = Arc::clone(&is_known);
+        let answer = Answer::new(move |_| is_known.store(true, Ordering::SeqCst));
+        let batch = Bytes::from_static(&[1]);
+        replica.steady.propose(batch, answer)
+    };
+    assert!(!replica.steady.is_replicating());
+    let replication = propose().ok().unwrap();
+    assert!(replica.steady.is_replicating());
+    replica.store.close().await.unwrap();
+    let told = || {
+        let state = replica.steady.state();
+        (state.last, owed(&state))
+    };
+    let before: (storage::LogId, usize) = told();
+    assert_eq!(before, (id(1, 1), 2));
+    let (_, answer) = propose().err().expect("the store is closed");
+    assert_eq!(told(), before);
+    assert!(is_known.load(Ordering::SeqCst), "the first one is unknown");
+    is_known.store(false, Ordering::SeqCst);
+    answer.give(Ok(Vec::new()));
+    assert!(is_known.load(Ordering::SeqCst), "it was given back");
+    drop(replication);
+    assert!(!replica.steady.is_replicating());
+}
+
+#[tokio::test]
+async fn a_follower_of_a_closed_store_takes_nothing() {
+    let replica = Replica::open(&[LEADER, NODE, THIRD]).await;
+    let last = replica.follow(FIRST, FIRST).await;
+    replica.store.close().await.unwrap();
+    let next = request(LEADER, 1, last, FIRST, 1);
+    assert!(replica.steady.accept(&next).is_none());
+    assert_eq!(replica.steady.state().last, last);
+    assert!(*replica.steady.ended.borrow());
+}
+
+/// It would wait for ever for rows that nobody writes.
+#[tokio::test]
+async fn a_replica_that_cannot_write_what_it_applies_ends() {
+    let replica = Replica::open(&[LEADER, NODE, THIRD]).await;
+    let last = replica.follow(FIRST, FIRST).await;
+    replica.store.close().await.unwrap();
+    let news = request(LEADER, 1, last, last, 0);
+    assert!(matches!(replica.steady.accept(&news), Some(None)));
+    let mut ended = replica.steady.ended.subscribe();
+    ended.wait_for(|ended| *ended).await.unwrap();
+    assert_eq!(replica.group.applied(), Some(FIRST));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_waits_for_a_follower_that_owes_it_much() {
+    let peers = [Peer::silent(LEADER), Peer::silent(THIRD)];
+    let replica = Replica::lead(&peers).await;
+    let steady = &replica.steady;
+    let mut held = Vec::new();
+    while !steady.is_crowded() {
+        let answer = Answer::new(|_| {});
+        let proposed = steady.propose(Bytes::from_static(&[1]), answer);
+        held.push(proposed.ok().unwrap());
+    }
+    assert_eq!(held.len(), window::REQUESTS_MAX);
+    assert!(!steady.relieved().await, "nobody answers");
+    // One whose node is gone is waited for no more, but the other one still is.
+    peers[0].lose();
+    assert!(steady.leave_out(LEADER));
+    assert!(!steady.relieved().await);
+    let first = Sent {
+        node: LEADER,
+        bytes: 1,
+        upto: None,
+    };
+    steady.answered(&first);
+    assert!(steady.is_crowded(), "what was left out owes nothing");
+    steady.end();
+    assert!(steady.relieved().await && !steady.is_crowded());
 }
