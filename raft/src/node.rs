@@ -253,6 +253,9 @@ impl Node {
         if let Err(error) = self.admit(&group) {
             return Pending::refused(error);
         }
+        if group.has_to_wait() {
+            return Pending::refused(WriteError::Busy);
+        }
         group.wake();
         let head = group.open_replica().map_or(0, |replica| replica.tap.head());
         match group
@@ -280,6 +283,9 @@ impl Node {
         consistency: Consistency,
     ) -> Result<Messages, ReadError> {
         let group = self.group(channel);
+        if group.has_to_wait() {
+            return Err(ReadError::Busy);
+        }
         if group.serves_here() {
             let replica = group.caught_up(consistency).await?;
             return history::read(&replica, range);

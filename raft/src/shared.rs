@@ -23,6 +23,7 @@ use crate::failover;
 use crate::feed::Feeds;
 use crate::group::Group;
 use crate::group::Replica;
+use crate::group::openings::Openings;
 use crate::group::registry::Closing;
 use crate::group::registry::Registry;
 use crate::hibernation::Absences;
@@ -36,8 +37,6 @@ use crate::transport::Transport;
 
 /// States hashed at the same time: each reads a group's whole history.
 const HASHES_AT_ONCE_MAX: usize = 2;
-/// Replicas that are opened at the same time: each reads its state from the store.
-const OPENINGS_AT_ONCE_MAX: usize = 64;
 
 pub(crate) struct Shared {
     pub(crate) options: NodeOptions,
@@ -55,8 +54,7 @@ pub(crate) struct Shared {
     pub(crate) shortage: Shortage,
     /// Hashing a state reads all of it, so few do so at a time.
     pub(crate) hashing: Arc<Semaphore>,
-    /// Permits for replicas that are being opened.
-    pub(crate) openings: Semaphore,
+    pub(crate) openings: Openings,
     pub(crate) groups: Registry,
     pub(crate) absences: Absences,
     /// Feeds of other nodes that wait for news.
@@ -101,7 +99,7 @@ impl Shared {
             sequences: Arc::new(sequences),
             shortage: Shortage::default(),
             hashing: Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX)),
-            openings: Semaphore::new(OPENINGS_AT_ONCE_MAX),
+            openings: Openings::new(),
             groups: Registry::default(),
             absences: Absences::default(),
             feeds: Feeds::default(),

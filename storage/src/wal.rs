@@ -100,7 +100,8 @@ fn foreign(bytes: &[u8], may_end_early: bool) -> Option<&'static str> {
         let length = usize::from(u16::from_le_bytes([low, high]));
         if kind == NOTHING && length == 0 {
             let is_end = bytes[at..].iter().all(|byte| *byte == 0);
-            return (!may_end_early || !is_end).then_some("there are zeros in the place of a record");
+            return (!may_end_early || !is_end)
+                .then_some("there are zeros in the place of a record");
         }
         if HEADER_BYTES + length > left_in_block {
             return None;
@@ -256,7 +257,10 @@ mod tests {
         // What cannot be followed is left to RocksDB.
         log[4] = 0xff;
         log[5] = 0xff;
-        assert_eq!((foreign(&log, true), foreign(&log[..9], true)), (None, None));
+        assert_eq!(
+            (foreign(&log, true), foreign(&log[..9], true)),
+            (None, None)
+        );
     }
 
     #[test]

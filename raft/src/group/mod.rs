@@ -5,6 +5,7 @@
 //! message, and never twice.
 
 pub(crate) mod lane;
+pub(crate) mod openings;
 pub(crate) mod outbox;
 pub(crate) mod reads;
 pub(crate) mod registry;
@@ -228,6 +229,11 @@ impl Group {
         }
     }
 
+    /// Whether it would have to be opened here while too many others are in line for that.
+    pub(crate) fn has_to_wait(&self) -> bool {
+        self.replica.get().is_none() && self.serves_here() && self.shared.openings.are_crowded()
+    }
+
     /// The replica, opened if need be.
     ///
     /// # Errors
@@ -299,7 +305,7 @@ impl Group {
             before.ended().await;
         }
         self.heard_of().await?;
-        let turn = shared.openings.acquire().await;
+        let turn = shared.openings.turn().await;
         if shared.is_stopping() {
             return Err(ReadError::Stopping);
         }
