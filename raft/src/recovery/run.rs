@@ -38,12 +38,12 @@ const GROUPS_AT_ONCE_MAX: usize = 16;
 /// How long another voter may take to tell its term, or who leads.
 const INQUIRY_DEADLINE: Duration = Duration::from_secs(2);
 /// Bounds of how long one try takes at reaching what a leader confirms; it doubles in between. The
-/// first ones are short: the leader has just been woken, and may not have been heard when it was asked
-/// for. A replica with much to fetch gets the time for it.
-const CATCH_UP_MIN: Duration = Duration::from_millis(250);
+/// first one is short: a leader that has been woken is heard in less, and if it was not, somebody else
+/// is to be asked. A replica with much to fetch gets the time for it.
+const CATCH_UP_MIN: Duration = Duration::from_secs(1);
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 /// Tries of a group at a time, a dozen seconds; then others that wait go first.
-const TRIES_MAX: usize = 6;
+const TRIES_MAX: usize = 4;
 /// Between two tries at anything that another node must do first.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// How often the log says what is being waited for.
