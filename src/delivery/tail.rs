@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::OnceLock;
 
 use accord_raft::Attachment;
 use accord_raft::Channel;
@@ -32,7 +33,9 @@ pub struct Tail {
     ring: Mutex<Ring>,
     /// The ring's head, published after the ring has it.
     head: watch::Sender<u64>,
-    events: broadcast::Sender<Bytes>,
+    /// Made when the first connection wants events: its places take 5 KiB, and most channels of a node
+    /// that keeps many plain sockets have one of these and nobody else.
+    events: OnceLock<broadcast::Sender<Bytes>>,
     attachment: OnceCell<Attachment>,
 }
 
@@ -41,7 +44,7 @@ impl Tail {
         Tail {
             ring: Mutex::default(),
             head: watch::Sender::new(0),
-            events: broadcast::Sender::new(EPHEMERAL_EVENTS_MAX),
+            events: OnceLock::new(),
             attachment: OnceCell::new(),
         }
     }
@@ -58,8 +61,10 @@ impl Tail {
 
     /// Passes an event on to those who want events.
     pub fn event(&self, event: &Bytes) {
-        // No receiver is no error: then nobody wants it.
-        let _ = self.events.send(event.clone());
+        if let Some(events) = self.events.get() {
+            // No receiver is no error: then nobody wants it.
+            let _ = events.send(event.clone());
+        }
     }
 
     /// Asks the store, once for all subscribers, to be told of new messages.
@@ -157,7 +162,9 @@ impl Subscription {
     /// From now on takes ephemeral events too; for [`Hub::with_events`], which tells what came
     /// before.
     pub(super) fn with_events(&mut self) {
-        self.events = Some(self.tail.events.subscribe());
+        let events = &self.tail.events;
+        let events = events.get_or_init(|| broadcast::Sender::new(EPHEMERAL_EVENTS_MAX));
+        self.events = Some(events.subscribe());
     }
 
     /// Appends the frames that follow the cursor and advances it.
