@@ -15,6 +15,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+use tokio::sync::SemaphorePermit;
+
 use crate::group::Group;
 use crate::group::Replica;
 use crate::peers::Kind;
@@ -35,9 +38,38 @@ const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 const TRIES_MAX: usize = 20;
 /// Of these, how many a candidate gives away to one that goes before it and says that it stands.
 const YIELDS_MAX: usize = 12;
-/// Campaigns of one node at a time: enough to share fsyncs and frames, few enough for each to end
-/// within milliseconds.
-pub(crate) const CAMPAIGNS_MAX: usize = 32;
+/// Campaigns of one node at a time for groups that lost their leader: enough to share fsyncs and frames,
+/// few enough for each to end within milliseconds.
+const AFTER_DEATH_MAX: usize = 16;
+/// And for groups without one that somebody has opened.
+const FIRST_MAX: usize = 16;
+
+/// Permits for the elections that this node stands for. A client waits for a group that was opened;
+/// after a death hundreds of others need a leader at the same time, and it does not stand in line with
+/// them.
+pub(crate) struct Campaigns {
+    after_death: Semaphore,
+    first: Semaphore,
+}
+
+impl Campaigns {
+    pub(crate) fn new() -> Self {
+        Self {
+            after_death: Semaphore::new(AFTER_DEATH_MAX),
+            first: Semaphore::new(FIRST_MAX),
+        }
+    }
+
+    /// A turn among groups that nobody asked for just now.
+    pub(crate) async fn after_death(&self) -> SemaphorePermit<'_> {
+        Self::turn(&self.after_death).await
+    }
+
+    async fn turn(turns: &Semaphore) -> SemaphorePermit<'_> {
+        let turn = turns.acquire().await;
+        turn.expect("nobody closes the semaphores")
+    }
+}
 
 /// Finds who leads a group that was just opened, or sees to it that somebody does.
 pub(crate) async fn waken(group: Arc<Group>) {
@@ -95,10 +127,12 @@ async fn campaign_in_turn(group: Arc<Group>, mut dead: Option<NodeId>) {
         drop(others(&group, &before).await);
         led_within(stagger, &replica, &shared, dead).await;
     }
+    let turns = match dead {
+        Some(_) => &shared.campaigns.after_death,
+        None => &shared.campaigns.first,
+    };
     for tries in 0..TRIES_MAX {
-        let Ok(permit) = shared.campaigns.acquire().await else {
-            return;
-        };
+        let permit = Campaigns::turn(turns).await;
         dead = dead.or_else(|| heard_too_late(&replica, &shared));
         if dead.is_none()
             && let Some(gone) = remembered_dead(&replica, &shared)

@@ -9,6 +9,7 @@
 
 mod agenda;
 mod api;
+mod beat;
 mod clock;
 mod codec;
 mod consensus;

@@ -90,13 +90,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
         }
         was_short = is_short;
-        pause().await;
+        tokio::time::sleep_until(shared.next_beat(TELL_EVERY)).await;
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a word that is renewed in time")]
-async fn pause() {
-    tokio::time::sleep(TELL_EVERY).await;
 }
 
 #[cfg(test)]

@@ -490,10 +490,9 @@ impl Service for PeerService {
                 // than elections are.
                 tokio::spawn(async move {
                     let shared = Arc::clone(&group.shared);
-                    if let Ok(_permit) = shared.campaigns.acquire().await {
-                        // A replica that has stopped meanwhile has nothing to bring level.
-                        let _ = replica.consensus.rouse().await;
-                    }
+                    let _turn = shared.campaigns.after_death().await;
+                    // A replica that has stopped meanwhile has nothing to bring level.
+                    let _ = replica.consensus.rouse().await;
                 });
                 continue;
             }

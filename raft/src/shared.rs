@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use accord_storage::GroupId;
 use accord_storage::Store;
@@ -17,9 +18,11 @@ use crate::agenda::Timers;
 use crate::api::Delivery;
 use crate::api::Executor;
 use crate::api::NodeOptions;
+use crate::beat::Beat;
 use crate::consensus::ConsensusOptions;
 use crate::edge;
 use crate::failover;
+use crate::failover::Campaigns;
 use crate::feed::Feeds;
 use crate::group::Group;
 use crate::group::Replica;
@@ -47,7 +50,7 @@ pub(crate) struct Shared {
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) draining: watch::Sender<bool>,
     /// Permits for elections that this node stands for.
-    pub(crate) campaigns: Semaphore,
+    pub(crate) campaigns: Campaigns,
     pub(crate) recovery: Recovery,
     /// Of the sessions that this node opens, in all groups.
     pub(crate) sequences: Arc<Sequences>,
@@ -94,7 +97,7 @@ impl Shared {
             timers: Arc::new(Timers::new(executor)),
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
-            campaigns: Semaphore::new(failover::CAMPAIGNS_MAX),
+            campaigns: Campaigns::new(),
             recovery,
             sequences: Arc::new(sequences),
             shortage: Shortage::default(),
@@ -176,6 +179,11 @@ impl Shared {
     /// Milliseconds since the node started, by a clock that never jumps.
     pub(crate) fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When periodic work is to be done next: see [`crate::beat`].
+    pub(crate) fn next_beat(&self, length: Duration) -> Instant {
+        Beat::new(self.started).next(length, Instant::now())
     }
 
     pub(crate) fn head_seen(&self, group: GroupId) -> u64 {

@@ -304,6 +304,8 @@ fn database_options(options: &Options) -> rocksdb::Options {
     database.set_max_log_file_size(DIARY_BYTES_MAX);
     database.set_keep_log_file_num(DIARY_FILES_MAX);
     database.set_stats_dump_period_sec(0);
+    // One thread writes; and only then are hints used: see `family_options`.
+    database.set_allow_concurrent_memtable_write(false);
     database
 }
 
@@ -328,7 +330,11 @@ fn family_options(cache: &Cache, buffer_bytes: usize, by_group: bool) -> rocksdb
     table.set_partition_filters(true);
     table.set_metadata_block_size(METADATA_BLOCK_BYTES);
     table.set_pin_top_level_index_and_filter(true);
-    let mut options = rocksdb::Options::default();
+    let mut options = if by_group {
+        near_last_of_group(rocksdb::Options::default())
+    } else {
+        rocksdb::Options::default()
+    };
     options.set_block_based_table_factory(&table);
     options.set_write_buffer_size(buffer_bytes);
     options.set_max_write_buffer_number(BUFFERS_PER_FAMILY_MAX);
@@ -338,6 +344,19 @@ fn family_options(cache: &Cache, buffer_bytes: usize, by_group: bool) -> rocksdb
         options.set_prefix_extractor(SliceTransform::create_fixed_prefix(keys::GROUP_BYTES));
     }
     options
+}
+
+/// Lets the search for a key's place in a memtable begin where the last key of the same group was put,
+/// which is close by: without it that search is 15 % of what many busy groups cost (docs/performance.md).
+/// It takes about 250 bytes for each group in a memtable. The binding has no call of its own for it.
+fn near_last_of_group(mut options: rocksdb::Options) -> rocksdb::Options {
+    let hint = format!(
+        "memtable_insert_with_hint_prefix_extractor=fixed:{}",
+        keys::GROUP_BYTES
+    );
+    options
+        .get_options_from_string(hint)
+        .expect("RocksDB 11 knows the option")
 }
 
 impl Alarm {

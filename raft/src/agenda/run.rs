@@ -56,13 +56,15 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             under_way.push(begin(&shared, group, is_late));
         }
         let is_full = under_way.len() >= AT_ONCE_MAX || shared.is_draining();
-        let sleep = match table.next_ms() {
+        let latest = shared.next_beat(SLEEP_MAX);
+        let next = match table.next_ms() {
+            _ if !read_all => Instant::now(),
             Some(next_ms) if !is_full => {
-                Duration::from_millis(next_ms.saturating_sub(now_ms)).min(SLEEP_MAX)
+                let left = Duration::from_millis(next_ms.saturating_sub(now_ms));
+                (Instant::now() + left).min(latest)
             }
-            _ => SLEEP_MAX,
+            _ => latest,
         };
-        let sleep = if read_all { sleep } else { Duration::ZERO };
         tokio::select! {
             _ = stopping.wait_for(|stopping| *stopping) => return,
             Some((group, what)) = under_way.next(), if !under_way.is_empty() => {
@@ -71,7 +73,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 table.attended(group, what, now_ms);
             }
             () = shared.timers.arrived() => {}
-            () = tokio::time::sleep_until(Instant::now() + sleep) => {}
+            () = tokio::time::sleep_until(next) => {}
         }
     }
 }

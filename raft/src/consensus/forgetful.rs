@@ -40,7 +40,7 @@ use super::log_store::LogStore;
 use super::log_store::completion;
 use super::snapshot::SnapshotData;
 use super::state_machine::Applier;
-use super::state_machine::Commits;
+use super::state_machine::Nobody;
 use super::types;
 use super::types::Entry;
 use super::types::LogId;
@@ -48,9 +48,7 @@ use super::types::Membership;
 use super::types::TypeConfig;
 use super::types::Vote;
 use super::types::stored_entry;
-use crate::machine::Committed;
 use crate::machine::Kind;
-use crate::machine::Outlook;
 use crate::transport::NodeId;
 
 const LEADER: NodeId = 1;
@@ -63,15 +61,6 @@ const ENTRIES: u64 = 20;
 
 type Request = AppendEntriesRequest<TypeConfig>;
 type Answer = AppendEntriesResponse<TypeConfig>;
-
-struct Nobody;
-
-impl Commits for Nobody {
-    fn committed(&self, _: &Arc<Committed>) {}
-    fn skipped(&self, _: u64) {}
-    fn outlook(&self, _: &Outlook) {}
-    fn cancelled(&self, _: &[[u8; 16]]) {}
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {

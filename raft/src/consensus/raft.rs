@@ -578,18 +578,9 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::machine::Committed;
+    use crate::consensus::state_machine::Nobody;
 
     const NODE: NodeId = 1;
-
-    struct Nobody;
-
-    impl Commits for Nobody {
-        fn committed(&self, _: &Arc<Committed>) {}
-        fn skipped(&self, _: u64) {}
-        fn outlook(&self, _: &Outlook) {}
-        fn cancelled(&self, _: &[[u8; 16]]) {}
-    }
 
     #[tokio::test]
     async fn whoever_proposes_does_not_wait_until_openraft_has_taken_over() {

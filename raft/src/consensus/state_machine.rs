@@ -125,6 +125,18 @@ pub(crate) trait Commits: Send + Sync + 'static {
     fn cancelled(&self, jobs: &[[u8; 16]]);
 }
 
+/// For tests in which nobody listens.
+#[cfg(test)]
+pub(super) struct Nobody;
+
+#[cfg(test)]
+impl Commits for Nobody {
+    fn committed(&self, _: &Arc<Committed>) {}
+    fn skipped(&self, _: u64) {}
+    fn outlook(&self, _: &Outlook) {}
+    fn cancelled(&self, _: &[[u8; 16]]) {}
+}
+
 /// One group's machine with its rows.
 pub(crate) struct Applier {
     kind: Kind,

@@ -30,6 +30,7 @@ use super::snapshot::SnapshotData;
 use super::state_machine;
 use super::state_machine::Applier;
 use super::state_machine::Commits;
+use super::state_machine::Nobody;
 use super::state_machine::Progress;
 use super::state_machine::Published;
 use super::types;
@@ -48,15 +49,6 @@ use crate::machine::Post;
 use crate::machine::SessionId;
 use crate::machine::channel::Command;
 use crate::machine::encode_part;
-
-struct Nobody;
-
-impl Commits for Nobody {
-    fn committed(&self, _: &Arc<Committed>) {}
-    fn skipped(&self, _: u64) {}
-    fn outlook(&self, _: &Outlook) {}
-    fn cancelled(&self, _: &[[u8; 16]]) {}
-}
 
 /// Keeps a store's directory, and a neighbour that writes until this is dropped.
 struct Guard {

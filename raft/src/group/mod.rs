@@ -340,7 +340,7 @@ impl Group {
                     true => None,
                     false => self.replicas().filter(|_| self.serves_here()),
                 },
-                turn: turn.map_err(|_| ReadError::Stopping)?,
+                turn,
             },
             move |node| links.peer(node),
         )

@@ -59,7 +59,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             _ = stopping.wait_for(|stopping| *stopping) => return,
-            () = pause(pause_for) => {}
+            () = tokio::time::sleep_until(shared.next_beat(pause_for)) => {}
         }
         let sweep = Sweep {
             shared: &shared,
@@ -353,12 +353,4 @@ impl Sweep<'_> {
         }
         by_follower
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "there is no event for nothing happening"
-)]
-async fn pause(duration: Duration) {
-    tokio::time::sleep(duration).await;
 }

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 use bytes::Bytes;
 
+use crate::beat::Beat;
+
 use super::{NODES_MAX, NodeId, Timing, locked};
 
 /// What the accepting end of a connection allows more of, in time: a caller that has gone is missed on
@@ -24,6 +26,9 @@ pub(super) struct Liveness {
     ping_every: Duration,
     silent_after: Duration,
     look_every: Duration,
+    /// All links of a node do what they do in time at the same moments.
+    beat: Beat,
+    beat_every: Duration,
     sent_at: Instant,
     heard_at: Instant,
     looked_at: Instant,
@@ -31,33 +36,28 @@ pub(super) struct Liveness {
 
 impl Liveness {
     /// The end that accepted the connection. It speaks often, for the caller to know that it is there.
-    pub(super) fn of_callee(timing: &Timing, now: Instant) -> Self {
-        let silent_after = timing.silent_after * CALLERS_SILENCE;
-        Self::new(timing.ping_every, silent_after, timing.ping_every, now)
-    }
-
-    /// The end that dialled. A callee that is heard as often as it should be costs no look.
-    pub(super) fn of_caller(timing: &Timing, now: Instant) -> Self {
-        let ping_every = timing.ping_every * CALLERS_SILENCE;
-        let look_every = timing.silent_after * 2 / 5;
-        Self::new(ping_every, timing.silent_after, look_every, now)
-    }
-
-    /// `look_every` is less than half of `silent_after`, so that a longer gap between two looks means
-    /// that we were not running.
-    fn new(
-        ping_every: Duration,
-        silent_after: Duration,
-        look_every: Duration,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn of_callee(timing: &Timing, beat: Beat, now: Instant) -> Self {
         Self {
-            ping_every,
-            silent_after,
-            look_every,
+            ping_every: timing.ping_every,
+            silent_after: timing.silent_after * CALLERS_SILENCE,
+            look_every: timing.ping_every,
+            beat,
+            beat_every: timing.ping_every,
             sent_at: now,
             heard_at: now,
             looked_at: now,
+        }
+    }
+
+    /// The end that dialled. A callee that is heard as often as it should be costs no look.
+    pub(super) fn of_caller(timing: &Timing, beat: Beat, now: Instant) -> Self {
+        Self {
+            ping_every: timing.ping_every * CALLERS_SILENCE,
+            silent_after: timing.silent_after,
+            // Less than half of `silent_after`, so that a longer gap between two looks means that we
+            // were not running.
+            look_every: timing.silent_after * 2 / 5,
+            ..Self::of_callee(timing, beat, now)
         }
     }
 
@@ -70,7 +70,13 @@ impl Liveness {
     }
 
     pub(super) fn must_ping(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.sent_at) >= self.ping_every
+        now >= self.ping_due()
+    }
+
+    /// On a beat, at most `ping_every` after something was sent.
+    fn ping_due(&self) -> Instant {
+        self.beat
+            .last(self.beat_every, self.sent_at + self.ping_every)
     }
 
     /// Has the other end been silent for too long? If we were not running ourselves (a suspended
@@ -86,14 +92,16 @@ impl Liveness {
         now.saturating_duration_since(self.heard_at) >= self.silent_after
     }
 
-    /// When to look again. At most `look_every` after the last look, or after we last heard anything,
-    /// which is a sign of our own life too; and always after it: a ping that was due then and could not
-    /// be sent, because nothing can be written, is not a reason to look at once.
+    /// When to look again: on a beat if there is one in time. At most `look_every` after the last look, or
+    /// after we last heard anything, which is a sign of our own life too; and always after it: a ping that
+    /// was due then and could not be sent, because nothing can be written, is not a reason to look at once.
     pub(super) fn due(&self) -> Instant {
-        let ping = Some(self.sent_at + self.ping_every).filter(|ping| *ping > self.looked_at);
+        let ping = Some(self.ping_due()).filter(|ping| *ping > self.looked_at);
         let looked_at = self.looked_at.max(self.heard_at);
-        let next = (looked_at + self.look_every).min(self.heard_at + self.silent_after);
-        ping.map_or(next, |ping| ping.min(next))
+        let latest = (looked_at + self.look_every).min(self.heard_at + self.silent_after);
+        let on_beat = Some(self.beat.last(self.beat_every, latest));
+        let look = on_beat.filter(|beat| *beat > looked_at).unwrap_or(latest);
+        ping.map_or(look, |ping| ping.min(look))
     }
 }
 
@@ -265,7 +273,7 @@ mod tests {
     #[test]
     fn silence_is_noticed_in_time() {
         let start = Instant::now();
-        let mut liveness = Liveness::of_caller(&TIMING, start);
+        let mut liveness = Liveness::of_caller(&TIMING, Beat::new(start), start);
         let mut now = start;
         // Nothing can be sent either.
         while !liveness.is_silent(now) {
@@ -278,7 +286,7 @@ mod tests {
     #[test]
     fn our_own_absence_is_not_the_peers_silence() {
         let start = Instant::now();
-        let mut liveness = Liveness::of_caller(&TIMING, start);
+        let mut liveness = Liveness::of_caller(&TIMING, Beat::new(start), start);
         let back = start + ms(60_000);
         assert!(!liveness.is_silent(back));
         assert!(!liveness.is_silent(back + ms(200)));
@@ -287,14 +295,33 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_is_due_only_after_quiet() {
+    fn a_ping_is_due_on_the_last_beat_before_the_quiet_is_too_long() {
         let start = Instant::now();
-        let mut liveness = Liveness::of_callee(&TIMING, start);
+        let mut liveness = Liveness::of_callee(&TIMING, Beat::new(start), start);
         assert!(!liveness.must_ping(start + ms(199)));
         assert!(liveness.must_ping(start + ms(200)));
-        liveness.sent(start + ms(150));
-        assert!(!liveness.must_ping(start + ms(349)));
-        assert!(liveness.must_ping(start + ms(350)));
+        liveness.sent(start + ms(201));
+        assert!(!liveness.must_ping(start + ms(399)));
+        assert!(liveness.must_ping(start + ms(400)));
+    }
+
+    #[test]
+    fn links_that_have_nothing_to_say_wake_up_together() {
+        let start = Instant::now();
+        let beat = Beat::new(start);
+        let mut callee = Liveness::of_callee(&TIMING, beat, start + ms(30));
+        let mut caller = Liveness::of_caller(&TIMING, beat, start + ms(70));
+        for round in 1..20 {
+            let now = start + ms(200 * round);
+            // What was sent a little late does not move the next beat.
+            callee.sent(now + ms(3));
+            assert!(!callee.is_silent(now));
+            assert_eq!(callee.due(), now + ms(200));
+            caller.sent(now);
+            caller.heard(now + ms(110));
+            assert!(!caller.is_silent(now + ms(110)));
+            assert_eq!(caller.due(), now + ms(400));
+        }
     }
 
     proptest! {
@@ -303,12 +330,14 @@ mod tests {
         #[test]
         fn looks_are_often_enough(
             is_caller: bool,
+            offset in 0_u64..1_000,
             events in prop::collection::vec((0_u64..300, 0_u8..3), 0..100),
         ) {
-            let mut now = Instant::now();
+            let beat = Beat::new(Instant::now());
+            let mut now = Instant::now() + ms(offset);
             let (mut liveness, look_every) = match is_caller {
-                true => (Liveness::of_caller(&TIMING, now), ms(400)),
-                false => (Liveness::of_callee(&TIMING, now), ms(200)),
+                true => (Liveness::of_caller(&TIMING, beat, now), ms(400)),
+                false => (Liveness::of_callee(&TIMING, beat, now), ms(200)),
             };
             let mut heard_at = now;
             for (wait, event) in events {

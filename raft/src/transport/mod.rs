@@ -50,6 +50,8 @@ use tokio::task::JoinSet;
 
 use accept::Incoming;
 use liveness::{LogLimit, Sightings};
+
+use crate::beat::Beat;
 use peer::PeerState;
 use stats::Counters;
 
@@ -94,7 +96,8 @@ pub struct PeerAddress {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// A connection on which nothing was sent for so long carries a ping of the node that accepted it;
+    /// A connection on which nothing was sent for so long carries a ping of the node that accepted it,
+    /// or a little earlier, so that all its connections do so at the same moment;
     /// the one that dialled it may be silent ten times as long.
     pub ping_every: Duration,
     /// A connection from which nothing came for so long is closed by the node that dialled it; at least
@@ -234,6 +237,7 @@ struct Shared {
     alive_changes: watch::Sender<u64>,
     counters: Counters,
     warnings: Mutex<LogLimit>,
+    beat: Beat,
     stopped: watch::Sender<bool>,
 }
 
@@ -252,6 +256,7 @@ impl Shared {
             alive_changes: watch::Sender::new(0),
             counters: Counters::default(),
             warnings: Mutex::default(),
+            beat: Beat::new(Instant::now()),
             stopped: watch::Sender::new(false),
         }
     }

@@ -11,26 +11,15 @@ use tokio::sync::watch;
 
 use super::super::founding;
 use super::super::state_machine::Applier;
-use super::super::state_machine::Commits;
+use super::super::state_machine::Nobody;
 use super::super::state_machine::Progress;
 use super::super::state_machine::Published;
 use super::*;
-use crate::machine::Committed;
-use crate::machine::Outlook;
 
 const LEADER: NodeId = 1;
 const NODE: NodeId = 2;
 const THIRD: NodeId = 3;
 const FIRST: storage::LogId = storage::LogId { term: 0, index: 0 };
-
-struct Nobody;
-
-impl Commits for Nobody {
-    fn committed(&self, _: &Arc<Committed>) {}
-    fn skipped(&self, _: u64) {}
-    fn outlook(&self, _: &Outlook) {}
-    fn cancelled(&self, _: &[[u8; 16]]) {}
-}
 
 /// A replica on node 2, founded by the directory; node 1 leads it in term 1 if nothing else is said.
 struct Replica {
