@@ -23,6 +23,7 @@ use axum::extract::State;
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 
 use crate::api::extract::ChannelIds;
 use crate::api::problem::Problem;
@@ -80,7 +81,7 @@ pub async fn connect(
         false => Dialect::Plain,
     };
     let (on_upgrade, response) = upgrade.accept();
-    let session = Session::new(
+    let mut session = Session::new(
         app,
         channel,
         asked.username,
@@ -89,7 +90,11 @@ pub async fn connect(
         head,
         slot,
     );
-    tokio::spawn(run(on_upgrade, session));
+    tokio::spawn(async move {
+        if let Some(mut wire) = upgraded(on_upgrade, session.frame_bytes_max()).await {
+            session.run(&mut wire).await;
+        }
+    });
     Ok(response)
 }
 
@@ -151,19 +156,19 @@ pub async fn subscribe(
     Ok((subscription, head))
 }
 
-async fn run(on_upgrade: OnUpgrade, session: Session) {
-    // It fails when the client has gone before it saw the answer.
-    let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_MAX, on_upgrade).await else {
-        return;
-    };
-    let Ok(parts) = upgraded.downcast::<TokioIo<Accepted>>() else {
+/// The connection once its answer 101 is written; `None` if the client has gone before it saw that.
+///
+/// A future of its own, so that nothing of HTTP lives as long as the socket: what hyper hands over keeps
+/// its read buffer of 8 KiB, also where nothing is left in it.
+async fn upgraded(on_upgrade: OnUpgrade, frame_bytes_max: usize) -> Option<Wire<TcpStream>> {
+    let upgraded = tokio::time::timeout(UPGRADE_MAX, on_upgrade).await;
+    let Ok(parts) = upgraded.ok()?.ok()?.downcast::<TokioIo<Accepted>>() else {
         tracing::error!("an upgraded connection is not what was accepted");
-        return;
+        return None;
     };
     let stream = parts.io.into_inner().into_inner();
     let read = parts.read_buf.to_vec();
-    let wire = Wire::new(stream, read, session.frame_bytes_max()).await;
-    session.run(wire).await;
+    Some(Wire::new(stream, read, frame_bytes_max).await)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! Invariants: sends are submitted in the order in which they came; a message goes out only if it
 //! follows the cursor; at most `socket_unacked_max` sends are unanswered.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,10 +160,12 @@ impl Session {
         self.app.limits.request_bytes_max
     }
 
-    pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(mut self, mut wire: Wire<S>) {
+    /// Serves the socket until its end, to be called once. It borrows: what is handed to a future by
+    /// value takes up its size twice there.
+    pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(&mut self, wire: &mut Wire<S>) {
         self.app.counters.sockets_opened.one();
         self.announce(Presence::Join);
-        let end = match self.serve(&mut wire).await {
+        let end = match self.serve(wire).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
@@ -182,8 +185,8 @@ impl Session {
         let mut phase = self.app.phase.clone();
         // Registered once, not at each turn. If the sender has gone the process is ending too.
         let stopping = phase.wait_for(|phase| *phase >= Phase::Closing).map(drop);
-        let mut stopping = std::pin::pin!(stopping.fuse());
-        let mut timer = std::pin::pin!(tokio::time::sleep_until(self.liveness.due()));
+        let mut stopping = pin!(stopping.fuse());
+        let mut timer = pin!(tokio::time::sleep_until(self.liveness.due()));
         let mut finish_by: Option<Instant> = None;
         loop {
             let more = self.gather();
@@ -192,41 +195,45 @@ impl Session {
                 return Err(End::Close(Close::GOING_AWAY));
             }
             let reading = finish_by.is_none() && self.unacked.len() < unacked_max;
-            let (subscription, out) = (&mut self.subscription, &mut self.out);
-            let news = async {
-                match subscription {
-                    Some(subscription) => subscription.changed(out).await,
-                    None => std::future::pending().await,
+            let event = {
+                let (subscription, out) = (&mut self.subscription, &mut self.out);
+                // Pinned here and lent from here on: a future that is moved into another one takes up its
+                // size twice, and all of this is kept for every idle socket.
+                let news = pin!(async {
+                    match subscription {
+                        Some(subscription) => subscription.changed(out).await,
+                        None => std::future::pending().await,
+                    }
+                });
+                let page = pin!(async {
+                    match &mut self.page {
+                        Some(page) => page.await,
+                        None => std::future::pending().await,
+                    }
+                });
+                let late = pin!(async {
+                    match finish_by {
+                        Some(finish_by) => tokio::time::sleep_until(finish_by).await,
+                        None => std::future::pending().await,
+                    }
+                });
+                let event = pin!(async {
+                    tokio::select! {
+                        biased;
+                        () = &mut stopping, if finish_by.is_none() => Event::Stopping,
+                        () = late => Event::Late,
+                        answer = self.unacked.next() => Event::Answer(answer),
+                        page = page => Event::Page(page),
+                        () = news => Event::News,
+                        incoming = wire.recv(), if reading => Event::Incoming(incoming),
+                        () = &mut timer => Event::Timer,
+                    }
+                });
+                // With more to send there is nothing to wait for.
+                match more {
+                    true => event.now_or_never(),
+                    false => Some(event.await),
                 }
-            };
-            let page = async {
-                match &mut self.page {
-                    Some(page) => page.await,
-                    None => std::future::pending().await,
-                }
-            };
-            let late = async {
-                match finish_by {
-                    Some(finish_by) => tokio::time::sleep_until(finish_by).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let event = async {
-                tokio::select! {
-                    biased;
-                    () = &mut stopping, if finish_by.is_none() => Event::Stopping,
-                    () = late => Event::Late,
-                    answer = self.unacked.next() => Event::Answer(answer),
-                    page = page => Event::Page(page),
-                    () = news => Event::News,
-                    incoming = wire.recv(), if reading => Event::Incoming(incoming),
-                    () = &mut timer => Event::Timer,
-                }
-            };
-            // With more to send there is nothing to wait for.
-            let event = match more {
-                true => event.now_or_never(),
-                false => Some(event.await),
             };
             match event {
                 Some(Event::Stopping) => finish_by = Some(Instant::now() + FINISH_MAX),
@@ -463,6 +470,26 @@ fn flush_end(frames: &[Bytes], from: usize) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tokio::net::TcpStream;
+
+    /// Most bytes of what lives as long as a socket: with tokio's part of a task, 2 KiB.
+    const IDLE_BYTES_MAX: usize = 1_900;
+
+    fn size_of_future<F>(
+        _: impl FnOnce(&'static mut Session, &'static mut Wire<TcpStream>) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_socket_is_small() {
+        let run = size_of_future(|session, wire| session.run(wire));
+        let bytes = run + size_of::<Session>() + size_of::<Wire<TcpStream>>();
+        assert!(
+            bytes <= IDLE_BYTES_MAX,
+            "{bytes} bytes, {run} of them the loop"
+        );
+    }
 
     proptest! {
         #[test]

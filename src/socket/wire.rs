@@ -41,6 +41,8 @@ const READ_BUFFER_BYTES: usize = 4 << 10;
 const WRITE_BUFFER_BYTES: usize = 2 * super::session::FLUSH_BYTES_MAX;
 /// How long closing may take, the client's part included.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
+/// Bytes that are read at a time while closing.
+const CLOSE_BUFFER_BYTES: usize = 4 << 10;
 /// Bytes of a client that are still read and thrown away while closing.
 const CLOSE_DISCARD_BYTES_MAX: usize = 4 << 20;
 
@@ -128,14 +130,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.stream.flush().await.map_err(fault)
     }
 
-    /// Finishes a handshake that the client began.
-    pub async fn closed(mut self) {
+    /// Finishes a handshake that the client began. Nothing can be sent after it.
+    pub async fn closed(&mut self) {
         // Either way the connection is over.
         let _ = tokio::time::timeout(CLOSE_MAX, self.stream.flush()).await;
     }
 
-    /// Tells the client why, and waits a moment for it to go.
-    pub async fn close(mut self, close: &Close) {
+    /// Tells the client why, and waits a moment for it to go. Nothing can be sent after it.
+    pub async fn close(&mut self, close: &Close) {
         let frame = CloseFrame {
             code: CloseCode::from(close.code),
             reason: Utf8Bytes::from(close.reason()),
@@ -145,7 +147,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             let io = self.stream.get_mut();
             // With the end of our direction the client knows that it has everything.
             io.shutdown().await.ok()?;
-            let mut buffer = [0_u8; 4 << 10];
+            // Not in this future: it would be a part of the session's, for as long as that lives.
+            let mut buffer = vec![0; CLOSE_BUFFER_BYTES];
             let mut discarded = 0;
             while discarded < CLOSE_DISCARD_BYTES_MAX {
                 match io.read(&mut buffer).await {
