@@ -34,8 +34,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::OpCode;
 
 use super::close::Close;
 
-/// Bytes read at a time. Each idle socket keeps a buffer of this size.
-const READ_BUFFER_BYTES: usize = 4 << 10;
+/// Bytes read at a time. Each idle socket keeps a buffer of this size, and it is zeroed before each read.
+const READ_BUFFER_BYTES: usize = 2 << 10;
 /// Bytes of frames gathered before they are written without being flushed: above what a session
 /// hands over at once, so that one hand-over is one write.
 const WRITE_BUFFER_BYTES: usize = 2 * super::session::FLUSH_BYTES_MAX;
