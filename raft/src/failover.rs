@@ -38,41 +38,45 @@ const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 const TRIES_MAX: usize = 20;
 /// Of these, how many a candidate gives away to one that goes before it and says that it stands.
 const YIELDS_MAX: usize = 12;
-/// Campaigns of one node at a time for groups that lost their leader: enough to share fsyncs and frames,
-/// few enough for each to end within milliseconds.
-const AFTER_DEATH_MAX: usize = 16;
-/// And for groups without one that somebody has opened.
-const FIRST_MAX: usize = 16;
+/// Campaigns of one node at a time in each line: enough to share fsyncs and frames, few enough for each
+/// to end within milliseconds.
+const CAMPAIGNS_MAX: usize = 16;
 
-/// Permits for the elections that this node stands for. A client waits for a group that was opened;
-/// after a death hundreds of others need a leader at the same time, and it does not stand in line with
-/// them.
+/// In which line a group stands for this node's campaigns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// Somebody has asked for the group just now, a client most often.
+    Asked,
+    /// It has lost its leader, with hundreds of others maybe.
+    Lost,
+}
+
+/// Permits for the elections that this node stands for.
 pub(crate) struct Campaigns {
-    after_death: Semaphore,
-    first: Semaphore,
+    asked: Semaphore,
+    lost: Semaphore,
 }
 
 impl Campaigns {
     pub(crate) fn new() -> Self {
         Self {
-            after_death: Semaphore::new(AFTER_DEATH_MAX),
-            first: Semaphore::new(FIRST_MAX),
+            asked: Semaphore::new(CAMPAIGNS_MAX),
+            lost: Semaphore::new(CAMPAIGNS_MAX),
         }
     }
 
-    /// A turn among groups that nobody asked for just now.
-    pub(crate) async fn after_death(&self) -> SemaphorePermit<'_> {
-        Self::turn(&self.after_death).await
-    }
-
-    async fn turn(turns: &Semaphore) -> SemaphorePermit<'_> {
+    pub(crate) async fn turn(&self, line: Line) -> SemaphorePermit<'_> {
+        let turns = match line {
+            Line::Asked => &self.asked,
+            Line::Lost => &self.lost,
+        };
         let turn = turns.acquire().await;
         turn.expect("nobody closes the semaphores")
     }
 }
 
 /// Finds who leads a group that was just opened, or sees to it that somebody does.
-pub(crate) async fn waken(group: Arc<Group>) {
+pub(crate) async fn waken(group: Arc<Group>, line: Line) {
     let Some(replica) = group.open_replica() else {
         return;
     };
@@ -97,22 +101,22 @@ pub(crate) async fn waken(group: Arc<Group>) {
         }
     }
     if !is_led(&replica, &shared, None) {
-        first_leader(group).await;
+        first_leader(group, line).await;
     }
 }
 
 /// Finds a leader for a group that has none.
-pub(crate) async fn first_leader(group: Arc<Group>) {
-    campaign_in_turn(group, None).await;
+pub(crate) async fn first_leader(group: Arc<Group>, line: Line) {
+    campaign_in_turn(group, line, None).await;
 }
 
 /// Replaces the leader `dead` if it stays dead and nobody else takes over.
 pub(crate) async fn replace_leader(group: Arc<Group>, dead: NodeId) {
-    campaign_in_turn(group, Some(dead)).await;
+    campaign_in_turn(group, Line::Lost, Some(dead)).await;
 }
 
 /// Campaigns when this node's turn has come, and again until there is a leader.
-async fn campaign_in_turn(group: Arc<Group>, mut dead: Option<NodeId>) {
+async fn campaign_in_turn(group: Arc<Group>, line: Line, mut dead: Option<NodeId>) {
     let shared = Arc::clone(&group.shared);
     let Some(replica) = group.open_replica() else {
         return;
@@ -127,12 +131,18 @@ async fn campaign_in_turn(group: Arc<Group>, mut dead: Option<NodeId>) {
         drop(others(&group, &before).await);
         led_within(stagger, &replica, &shared, dead).await;
     }
-    let turns = match dead {
-        Some(_) => &shared.campaigns.after_death,
-        None => &shared.campaigns.first,
-    };
     for tries in 0..TRIES_MAX {
-        let permit = Campaigns::turn(turns).await;
+        if let Some(dead) = dead
+            && !seen_dead(&replica, &shared, dead).await
+        {
+            // It waits without a turn: where a majority has died there is nothing to take one for.
+            if is_led(&replica, &shared, Some(dead)) || shared.is_up(dead) || shared.is_draining() {
+                return;
+            }
+            pause(AGAIN_AFTER + stagger).await;
+            continue;
+        }
+        let permit = shared.campaigns.turn(line).await;
         dead = dead.or_else(|| heard_too_late(&replica, &shared));
         if dead.is_none()
             && let Some(gone) = remembered_dead(&replica, &shared)

@@ -29,6 +29,7 @@ use crate::api::Server;
 use crate::api::StateHash;
 use crate::api::Status;
 use crate::api::WriteError;
+use crate::beat::Beat;
 use crate::edge;
 use crate::feed;
 use crate::group::Group;
@@ -120,8 +121,8 @@ impl Node {
             identity: store.identity(),
             incarnation: recovery.incarnation(),
         };
-        let links = transport_config(&options, disk);
         let shared = Shared::new(options, store, recovery, sequences, delivery, executor);
+        let links = transport_config(&shared.options, disk, shared.beat());
         let service = Arc::new(PeerService::new(Arc::clone(&shared)));
         shared.set_transport(Transport::start(links, service).await?);
         let node = Node { shared };
@@ -652,7 +653,7 @@ async fn pause(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
-fn transport_config(options: &NodeOptions, disk: transport::Disk) -> transport::Config {
+fn transport_config(options: &NodeOptions, disk: transport::Disk, beat: Beat) -> transport::Config {
     let mut nodes: Vec<_> = options.members.iter().map(|member| member.node).collect();
     nodes.sort_unstable();
     let nodes: Vec<_> = nodes.iter().map(u64::to_string).collect();
@@ -672,5 +673,6 @@ fn transport_config(options: &NodeOptions, disk: transport::Disk) -> transport::
         listen: options.listen,
         peers: peers.collect(),
         timing: transport::Timing::default(),
+        beat,
     }
 }

@@ -25,8 +25,8 @@ use crate::peers::Kind;
 use crate::shared::Shared;
 use crate::transport::NodeId;
 
-/// How often a node that is short of room says so.
-const TELL_EVERY: Duration = Duration::from_millis(500);
+/// How often a node that is short of room says so: with every other ping of its links.
+const TELL_EVERY: Duration = Duration::from_millis(660);
 /// How long that counts.
 const WORD_COUNTS: Duration = Duration::from_secs(2);
 /// How long telling may take.

@@ -20,6 +20,7 @@ use crate::consensus::decode_steady;
 use crate::consensus::wire;
 use crate::consensus::wire::Malformed;
 use crate::failover;
+use crate::failover::Line;
 use crate::group::Append;
 use crate::group::DIRECTORY;
 use crate::group::Group;
@@ -299,7 +300,7 @@ async fn answer(shared: &Arc<Shared>, kind: Kind, body: Bytes) -> Result<Bytes, 
                 roused.map_err(|error| error.to_string())?;
                 if !consensus.is_in_office() {
                     // It may be the leader who asks, and has forgotten that it was.
-                    tokio::spawn(failover::first_leader(Arc::clone(&group)));
+                    tokio::spawn(failover::first_leader(Arc::clone(&group), Line::Asked));
                 }
                 Ok(Bytes::new())
             }
@@ -490,7 +491,7 @@ impl Service for PeerService {
                 // than elections are.
                 tokio::spawn(async move {
                     let shared = Arc::clone(&group.shared);
-                    let _turn = shared.campaigns.after_death().await;
+                    let _turn = shared.campaigns.turn(Line::Lost).await;
                     // A replica that has stopped meanwhile has nothing to bring level.
                     let _ = replica.consensus.rouse().await;
                 });
@@ -499,7 +500,7 @@ impl Service for PeerService {
             let leader = replica.consensus.leader().leader;
             // There may be a majority again.
             if !leader.is_some_and(|leader| self.shared.is_up(leader)) {
-                tokio::spawn(failover::waken(group));
+                tokio::spawn(failover::waken(group, Line::Lost));
             }
         }
     }

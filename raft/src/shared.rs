@@ -23,6 +23,7 @@ use crate::consensus::ConsensusOptions;
 use crate::edge;
 use crate::failover;
 use crate::failover::Campaigns;
+use crate::failover::Line;
 use crate::feed::Feeds;
 use crate::group::Group;
 use crate::group::Replica;
@@ -70,7 +71,8 @@ pub(crate) struct Shared {
     pub(crate) wakes: AtomicU64,
     pub(crate) sleeps: AtomicU64,
     transport: OnceLock<Transport>,
-    started: Instant,
+    /// Since when this node runs, and what its periodic work goes by.
+    beat: Beat,
 }
 
 impl Shared {
@@ -110,7 +112,7 @@ impl Shared {
             wakes: AtomicU64::new(0),
             sleeps: AtomicU64::new(0),
             transport: OnceLock::new(),
-            started: Instant::now(),
+            beat: Beat::new(Instant::now()),
         })
     }
 
@@ -178,12 +180,17 @@ impl Shared {
 
     /// Milliseconds since the node started, by a clock that never jumps.
     pub(crate) fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.beat.start().elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// When periodic work is to be done next: see [`crate::beat`].
+    pub(crate) fn beat(&self) -> Beat {
+        self.beat
+    }
+
+    /// When periodic work that has just been done is to be done again: after about `length`, and at least
+    /// half of it.
     pub(crate) fn next_beat(&self, length: Duration) -> Instant {
-        Beat::new(self.started).next(length, Instant::now())
+        self.beat.next(length, Instant::now() + length / 2)
     }
 
     pub(crate) fn head_seen(&self, group: GroupId) -> u64 {
@@ -215,7 +222,7 @@ impl Shared {
                     && let Some(group) = group.upgrade()
                     && !group.is_standing()
                 {
-                    tokio::spawn(failover::waken(group));
+                    tokio::spawn(failover::waken(group, Line::Lost));
                 }
                 had_leader = view.leader.is_some();
                 let leads = (view.leader == Some(node)).then_some(view.term);

@@ -304,7 +304,7 @@ fn database_options(options: &Options) -> rocksdb::Options {
     database.set_max_log_file_size(DIARY_BYTES_MAX);
     database.set_keep_log_file_num(DIARY_FILES_MAX);
     database.set_stats_dump_period_sec(0);
-    // One thread writes; and only then are hints used: see `family_options`.
+    // One thread writes, so nothing is lost, and hints are used for every write: `near_last_of_group`.
     database.set_allow_concurrent_memtable_write(false);
     database
 }

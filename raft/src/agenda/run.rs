@@ -25,7 +25,7 @@ const PAGE_ROWS: usize = 1_024;
 /// Between two looks whether a majority is there.
 const QUORUM_AGAIN: Duration = Duration::from_millis(50);
 /// The longest sleep: the clock that times are told by may be set, and the index is to be read on.
-const SLEEP_MAX: Duration = Duration::from_secs(1);
+const SLEEP_MAX: Duration = Duration::from_millis(990);
 
 /// Runs until the node stops.
 pub(crate) async fn run(shared: Arc<Shared>) {

@@ -40,6 +40,7 @@ use crate::consensus::OVERDUE_AFTER;
 use crate::consensus::Opening;
 use crate::consensus::SteadyRequest;
 use crate::failover;
+use crate::failover::Line;
 use crate::machine::Kind;
 use crate::peers;
 use crate::recovery;
@@ -288,7 +289,7 @@ impl Group {
         self.shared.follow_leadership(self, replica);
         self.lane.look();
         if !self.is_led_steadily(replica) {
-            tokio::spawn(failover::waken(Arc::clone(self)));
+            tokio::spawn(failover::waken(Arc::clone(self), Line::Asked));
         }
     }
 
@@ -525,7 +526,7 @@ impl Group {
             replica.consensus.doubt();
             let group = Arc::clone(self);
             tokio::spawn(async move {
-                failover::waken(Arc::clone(&group)).await;
+                failover::waken(Arc::clone(&group), Line::Asked).await;
                 group.doubting.store(false, Ordering::Release);
             });
         }

@@ -31,9 +31,10 @@ use crate::peers::Kind;
 use crate::shared::Shared;
 use crate::transport::NodeId;
 
-/// Bounds of the time between two sweeps: a quarter of the idle time in between.
+/// Bounds of the time between two sweeps: a quarter of the idle time in between. The longest is that of
+/// two pings, so that an idle node wakes up for both at once.
 const PAUSE_MIN: Duration = Duration::from_millis(25);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_millis(660);
 /// A group that is used more often stays awake, however many are: closing and opening three replicas
 /// costs a few milliseconds of a processor, and three that are awake cost about as much in a second.
 const IDLE_PRESSED: Duration = Duration::from_secs(1);

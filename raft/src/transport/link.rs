@@ -104,8 +104,8 @@ impl Link {
         let now = Instant::now();
         let timing = &shared.config.timing;
         let liveness = match role {
-            Role::Dialled(_) => Liveness::of_caller(timing, shared.beat, now),
-            Role::Accepted(_) => Liveness::of_callee(timing, shared.beat, now),
+            Role::Dialled(_) => Liveness::of_caller(timing, shared.config.beat, now),
+            Role::Accepted(_) => Liveness::of_callee(timing, shared.config.beat, now),
         };
         let timer = Box::pin(tokio::time::sleep_until(liveness.due()));
         Self {

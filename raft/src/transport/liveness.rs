@@ -26,7 +26,6 @@ pub(super) struct Liveness {
     ping_every: Duration,
     silent_after: Duration,
     look_every: Duration,
-    /// All links of a node do what they do in time at the same moments.
     beat: Beat,
     beat_every: Duration,
     sent_at: Instant,
@@ -49,7 +48,7 @@ impl Liveness {
         }
     }
 
-    /// The end that dialled. A callee that is heard as often as it should be costs no look.
+    /// The end that dialled.
     pub(super) fn of_caller(timing: &Timing, beat: Beat, now: Instant) -> Self {
         Self {
             ping_every: timing.ping_every * CALLERS_SILENCE,
@@ -73,7 +72,7 @@ impl Liveness {
         now >= self.ping_due()
     }
 
-    /// On a beat, at most `ping_every` after something was sent.
+    /// On a beat, at most `ping_every` after something was sent; on a busy link that is each beat.
     fn ping_due(&self) -> Instant {
         self.beat
             .last(self.beat_every, self.sent_at + self.ping_every)
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_is_due_on_the_last_beat_before_the_quiet_is_too_long() {
+    fn a_ping_is_due_on_the_next_beat_after_anything_was_sent() {
         let start = Instant::now();
         let mut liveness = Liveness::of_callee(&TIMING, Beat::new(start), start);
         assert!(!liveness.must_ping(start + ms(199)));

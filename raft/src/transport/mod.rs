@@ -85,6 +85,8 @@ pub struct Config {
     /// The other nodes. An entry for `node` itself is ignored.
     pub peers: Vec<PeerAddress>,
     pub timing: Timing,
+    /// The moments at which all links do what they do in time.
+    pub beat: Beat,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,9 +98,8 @@ pub struct PeerAddress {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// A connection on which nothing was sent for so long carries a ping of the node that accepted it,
-    /// or a little earlier, so that all its connections do so at the same moment;
-    /// the one that dialled it may be silent ten times as long.
+    /// Each connection carries a ping of the node that accepted it at least this often, all of them at the
+    /// same moments; the one that dialled it may be silent ten times as long.
     pub ping_every: Duration,
     /// A connection from which nothing came for so long is closed by the node that dialled it; at least
     /// three `ping_every`.
@@ -237,7 +238,6 @@ struct Shared {
     alive_changes: watch::Sender<u64>,
     counters: Counters,
     warnings: Mutex<LogLimit>,
-    beat: Beat,
     stopped: watch::Sender<bool>,
 }
 
@@ -256,7 +256,6 @@ impl Shared {
             alive_changes: watch::Sender::new(0),
             counters: Counters::default(),
             warnings: Mutex::default(),
-            beat: Beat::new(Instant::now()),
             stopped: watch::Sender::new(false),
         }
     }

@@ -182,6 +182,7 @@ fn config(node: NodeId, peers: Vec<PeerAddress>) -> Config {
         fingerprint: SETTINGS.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         peers,
+        beat: Beat::new(Instant::now()),
         timing: Timing {
             // Far apart, so that a slow machine is not taken for a dead one.
             ping_every: Duration::from_millis(100),
